@@ -1,0 +1,1 @@
+"""exeat decides which network destinations a workload may reach, and has the Linux kernel enforce it."""
