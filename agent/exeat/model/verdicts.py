@@ -1,0 +1,84 @@
+"""What was judged, how, and why: the words of every denial, the same in C, JSON, protobuf and metrics.
+
+Both enums are append-only. Twins: enum verdict and enum reason in bpf/abi.h, Verdict and Reason in
+proto/exeat/v1/verdict.proto; a test compares them. docs/reasons.md tells each one's story.
+"""
+
+from enum import IntEnum
+
+
+class Verdict(IntEnum):
+    """One judgement's outcome."""
+
+    FORWARDED = 1
+    DROPPED = 2
+    AUDIT = 3  # would have been dropped, had the mode been enforce
+    ERROR = 4  # exeat itself failed; the traffic was dropped
+
+
+class Reason(IntEnum):
+    """Why. A reader may rely on each number and word for ever."""
+
+    # Allowed
+    NETWORK_ALLOWED = 1
+    NAME_ALLOWED = 2
+    OWN_LOOPBACK = 3
+    MODE_OPEN = 4
+    # The destination
+    ADDRESS_NOT_ALLOWED = 16
+    PORT_NOT_ALLOWED = 17
+    RULE_EXPIRED = 18
+    POLICY_EXPIRED = 19
+    QUARANTINED = 20
+    LOOPBACK_NOT_OWN = 21
+    LOOPBACK_NOBODY = 22
+    REVOKED = 23
+    # The socket
+    RAW_SOCKET = 32
+    MPTCP_SOCKET = 33
+    PROTOCOL_NOT_JUDGED = 34
+    ICMP_NOT_ALLOWED = 35
+    SOCKET_OPTION = 36
+    FOREIGN_SOCKET = 37
+    # The packet
+    UNVERIFIED_DATA = 48
+    FRAGMENT = 49
+    IP_OPTIONS = 50
+    EXTENSION_HEADER = 51
+    URGENT_DATA = 52
+    MALFORMED_PACKET = 53
+    PACKET_PROTOCOL = 54
+    # The ClientHello
+    NOT_TLS = 64
+    SSLV2_HELLO = 65
+    TLS_VERSION = 66
+    HELLO_TOO_LONG = 67
+    HELLO_TOO_MANY_RECORDS = 68
+    HELLO_INTERLEAVED = 69
+    HELLO_EMPTY_RECORD = 70
+    HELLO_MALFORMED = 71
+    HELLO_TRAILING_BYTES = 72
+    EXTENSION_DUPLICATE = 73
+    EXTENSIONS_TOO_MANY = 74
+    ECH = 75
+    SNI_MISSING = 76
+    SNI_SEVERAL = 77
+    SNI_NOT_HOST_NAME = 78
+    SNI_MALFORMED = 79
+    SNI_BAD_CHARACTER = 80
+    SNI_BAD_LABEL = 81
+    SNI_TOO_LONG = 82
+    SNI_ADDRESS = 83
+    NAME_NOT_ALLOWED = 84
+    NAME_CHANGED = 85
+    # exeat itself
+    NO_POLICY = 96
+    STAMP_MISSING = 97
+    TABLE_FULL = 98
+    HELPER_FAILED = 99
+    BUSY = 100
+
+    @property
+    def word(self) -> str:
+        """The word in JSON, on the terminal and in metrics."""
+        return self.name.lower()
