@@ -23,7 +23,7 @@ class Reason(IntEnum):
     NETWORK_ALLOWED = 1
     NAME_ALLOWED = 2
     OWN_LOOPBACK = 3
-    MODE_OPEN = 4
+    OPEN_MODE = 4
     # The destination
     ADDRESS_NOT_ALLOWED = 16
     PORT_NOT_ALLOWED = 17
@@ -43,7 +43,7 @@ class Reason(IntEnum):
     # The packet
     UNVERIFIED_DATA = 48
     FRAGMENT = 49
-    IP_OPTIONS = 50
+    IP_OPTIONS_PRESENT = 50
     EXTENSION_HEADER = 51
     URGENT_DATA = 52
     MALFORMED_PACKET = 53

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the programs and the agent tell each other. Twin: agent/exeat/kernel/abi.py; a test compares size and offset of
+ * every field. Times end in _ns and are CLOCK_BOOTTIME; big-endian fields are typed so; every pad has a name. */
+#pragma once
+
+#include "limits.h"
+
+/* Twin: model/policy.py Mode */
+enum mode { MODE_DEFAULT = 0, MODE_ENFORCE = 1, MODE_MONITOR = 2, MODE_OPEN = 3, MODE_QUARANTINE = 4 };
+
+/* Twin: model/verdicts.py Verdict */
+enum verdict { FORWARDED = 1, DROPPED = 2, AUDIT = 3, ERROR = 4, VERDICTS = 5 };
+
+/* Twin: model/verdicts.py Reason. Append-only; the operator's story for each stands in docs/reasons.md. */
+enum reason {
+  NETWORK_ALLOWED = 1,
+  NAME_ALLOWED = 2,
+  OWN_LOOPBACK = 3,
+  OPEN_MODE = 4,
+  ADDRESS_NOT_ALLOWED = 16,
+  PORT_NOT_ALLOWED = 17,
+  RULE_EXPIRED = 18,
+  POLICY_EXPIRED = 19,
+  QUARANTINED = 20,
+  LOOPBACK_NOT_OWN = 21,
+  LOOPBACK_NOBODY = 22,
+  REVOKED = 23,
+  RAW_SOCKET = 32,
+  MPTCP_SOCKET = 33,
+  PROTOCOL_NOT_JUDGED = 34,
+  ICMP_NOT_ALLOWED = 35,
+  SOCKET_OPTION = 36,
+  FOREIGN_SOCKET = 37,
+  UNVERIFIED_DATA = 48,
+  FRAGMENT = 49,
+  IP_OPTIONS_PRESENT = 50,
+  EXTENSION_HEADER = 51,
+  URGENT_DATA = 52,
+  MALFORMED_PACKET = 53,
+  PACKET_PROTOCOL = 54,
+  NOT_TLS = 64,
+  SSLV2_HELLO = 65,
+  TLS_VERSION = 66,
+  HELLO_TOO_LONG = 67,
+  HELLO_TOO_MANY_RECORDS = 68,
+  HELLO_INTERLEAVED = 69,
+  HELLO_EMPTY_RECORD = 70,
+  HELLO_MALFORMED = 71,
+  HELLO_TRAILING_BYTES = 72,
+  EXTENSION_DUPLICATE = 73,
+  EXTENSIONS_TOO_MANY = 74,
+  ECH = 75,
+  SNI_MISSING = 76,
+  SNI_SEVERAL = 77,
+  SNI_NOT_HOST_NAME = 78,
+  SNI_MALFORMED = 79,
+  SNI_BAD_CHARACTER = 80,
+  SNI_BAD_LABEL = 81,
+  SNI_TOO_LONG = 82,
+  SNI_ADDRESS = 83,
+  NAME_NOT_ALLOWED = 84,
+  NAME_CHANGED = 85,
+  NO_POLICY = 96,
+  STAMP_MISSING = 97,
+  TABLE_FULL = 98,
+  HELPER_FAILED = 99,
+  BUSY = 100,
+  REASONS = 128,
+};
+
+/* Which program judged. Twin: kernel/abi.py Hook */
+enum hook { HOOK_SOCKET = 1, HOOK_OPTION = 2, HOOK_CONNECT = 3, HOOK_SEND = 4, HOOK_HELLO = 5, HOOK_PACKET = 6 };
+
+/* settings[0]. `epoch` changes whenever a workload is bound or unbound: sockets then look for their workload again. */
+struct settings {
+  __u64 epoch;
+};
+
+/* workloads, by cgroup id. `generation` is new at every change, so that one write switches a workload: a stamp of an
+ * older generation is judged again before its next packet leaves. */
+struct workload {
+  __u64 generation;
+  __u64 override_until_ns; /* until when mode_override holds; NEVER: until changed */
+  __u32 policy_id;
+  __u8 mode_override; /* MODE_DEFAULT: the policy's own */
+  __u8 pad[3];
+};
+
+/* policies, by policy id, which is also the first of the `ids` ids that its sets of ports and names use. */
+struct policy {
+  __u64 until_ns;
+  __u32 ids;
+  __u8 mode;
+  __u8 allows_icmp;
+  __u8 pad[2];
+};
+
+/* networks: longest prefix of the address, IPv4 as ::ffff:a.b.c.d. A ports_id of 0 closes what a wider one opens. */
+struct network_key {
+  __u32 prefixlen;
+  __u32 policy_id;
+  __be32 address[4];
+};
+
+struct network {
+  __u32 ports_id;
+};
+
+/* ports: longest prefix of the port within a set and a protocol; ICMP and ICMPv6 are asked for as port 0 of 1. */
+struct port_key {
+  __u32 prefixlen;
+  __u32 ports_id;
+  __u8 protocol;
+  __u8 pad;
+  __be16 port;
+};
+
+struct port {
+  __u64 open_until_ns; /* 0: no rule lets anything pass here without a name */
+  __u64 named_until_ns;
+  __u32 open_rule;
+  __u32 named_rule;
+  __u32 names_id;
+  __u32 pad;
+};
+
+/* hosts: longest prefix of the reversed name, "moc.elpmaxe.ipa\0", so that wildcards cost one look-up as well and a name
+ * is compared byte by byte: no hash stands between a name and its allowance. */
+struct host_key {
+  __u32 prefixlen;
+  __u32 names_id;
+  __u8 reversed[NAME_MAX + 1];
+};
+
+struct host_slot {
+  __u64 until_ns;
+  __u64 ech_until_ns;
+  __u32 rule;
+  __u32 pad;
+};
+
+struct host {
+  struct host_slot one;  /* the exact name, or one label below the suffix */
+  struct host_slot many; /* two labels or more below the suffix */
+  __u16 dots;            /* in the suffix with its trailing dot */
+  __u8 is_exact;
+  __u8 pad[5];
+};
+
+/* traffic, by workload, per CPU: what left and came, and how often each verdict fell. */
+struct traffic {
+  __u64 packets_out;
+  __u64 bytes_out;
+  __u64 packets_in;
+  __u64 bytes_in;
+  __u64 verdicts[VERDICTS];
+};
+
+/* What a socket's stamp says of it. */
+enum state {
+  STATE_NEW = 0,      /* nothing was judged yet: every packet is judged by itself */
+  STATE_OPEN = 1,     /* the destination may be talked to freely */
+  STATE_HELLO = 2,    /* the destination wants a name first: no payload leaves */
+  STATE_WATCHED = 3,  /* the name is allowed; a second hello may still come */
+  STATE_VERIFIED = 4, /* the name is allowed and no further hello can come */
+  STATE_DENIED = 5,   /* the hello was denied: no payload leaves, ever */
+  STATE_LOOP = 6,     /* own loopback, to be confirmed at the first payload */
+};
+
+/* stamps: one per socket, inherited by accepted sockets. Written under the socket's lock; `destination` is written last
+ * and carries a sequence number, because UDP sends read it without that lock. */
+struct stamp {
+  __u64 workload; /* 0: unmanaged as of `epoch` */
+  __u64 epoch;
+  __u64 user_cgroup; /* the cgroup of the task that last used it, already found to be of this workload */
+  __u64 cookie;
+  __u64 generation;
+  __u64 until_ns;
+  __be32 address[4];
+  __u64 destination; /* sequence << 32 | protocol << 16 | port; 0: none */
+  __u32 policy_id;
+  __u32 rule_id;
+  __u32 skip; /* bytes of the current TLS record still to pass by */
+  __u32 pid;
+  __u32 uid;
+  __u32 told; /* bit per hook: a denial of this destination was reported */
+  __u8 state;
+  __u8 is_lenient; /* monitor or open: the hello is read, and what it says is only reported */
+  __u8 is_hashed;  /* in the sockhash */
+  __u8 has_early_data;
+  __u8 after_ccs;
+  __u8 pad[3];
+  char comm[16];
+};
+
+/* names: the verified name of a socket, kept as the key under which a new policy is asked about it. */
+struct verified_name {
+  struct host_key key;
+  __u16 length;
+  __u16 dots;
+};
+
+struct event {
+  __u64 at_ns;
+  __u64 workload;
+  __u64 cookie;
+  __u64 judged_ns; /* how long the judgement took */
+  __be32 address[4];
+  __be32 source[4];
+  __u32 policy_id;
+  __u32 rule_id;
+  __u32 pid;
+  __u32 uid;
+  __u32 bytes; /* of the hello, datagram or packet that was judged */
+  __u32 detail; /* socket option, socket type or protocol, where the reason is about one */
+  __be16 port;
+  __be16 source_port;
+  __u8 verdict;
+  __u8 reason;
+  __u8 hook;
+  __u8 protocol;
+  char comm[16];
+  __u16 name_length;
+  __u8 name_is_reversed;
+  __u8 pad[5];
+  __u8 name[NAME_MAX + 1];
+  __u8 pad2[4];
+};
+
+/* Put to the programs `on_question` and `on_hello_question` by BPF_PROG_TEST_RUN: explain, the sweep after a change of
+ * policy and the tests ask the judge itself. The answer is written over the question. */
+struct question {
+  __u32 policy_id;
+  __u8 protocol;
+  __u8 has_ech;
+  __be16 port;
+  __be32 address[4];
+  struct verified_name name;
+  __u32 ret_rule;
+  __u8 ret_outcome;
+  __u8 ret_reason;
+  __u8 pad[2];
+};
+
+struct hello_answer {
+  __u8 ret_reason; /* 0: well-formed */
+  __u8 ret_has_ech;
+  __u8 ret_has_early_data;
+  __u8 ret_is_incomplete;
+  __u32 ret_need;
+  __u32 ret_consumed;
+  __u32 ret_name_length; /* the name itself: tests read it back through the hosts map */
+};

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* connect() and sendto(): judges the destination while the program can still be told EPERM. */
+#pragma once
+
+#include "loopback.h"
+
+enum { ERRNO_CONNECTION_REFUSED = 111 };
+
+/* Whether the task may use this socket at all, and whose policy counts (ret: 0, nobody's). */
+static __always_inline bool may_use(struct bpf_sock_addr *ctx, struct stamp *stamp, __u64 *ret_workload) {
+  __u64 epoch = epoch_now(), cgroup = bpf_get_current_cgroup_id(), of_task;
+
+  *ret_workload = stamp ? stamp->workload : 0;
+  if (stamp && stamp->epoch == epoch && stamp->user_cgroup == cgroup)
+    return 1;
+  of_task = workload_of_task();
+  if (of_task != *ret_workload && of_task != 0) {
+    *ret_workload = of_task;
+    return 0; /* made by somebody else, or before the policy: no hook saw it being made for this workload */
+  }
+  if (stamp && stamp->workload == of_task) {
+    stamp->epoch = epoch;
+    stamp->user_cgroup = cgroup;
+  }
+  return 1;
+}
+
+static __always_inline void judge_loopback(void *ctx, const struct flow *flow, __u64 workload, struct judgement *ret) {
+  switch (loopback_owner(ctx, flow, workload)) {
+  case OWNER_SELF:
+    ret->outcome = ALLOW;
+    ret->reason = OWN_LOOPBACK;
+    ret->rule_id = 0;
+    ret->until_ns = NEVER;
+    break;
+  case OWNER_NOBODY:
+    deny(ret, LOOPBACK_NOBODY);
+    break;
+  default:
+    deny(ret, LOOPBACK_NOT_OWN);
+  }
+}
+
+static __always_inline bool needs_loopback(const struct judgement *judgement, const struct flow *flow) {
+  return judgement->outcome == DENY &&
+         (judgement->reason == ADDRESS_NOT_ALLOWED || judgement->reason == PORT_NOT_ALLOWED) &&
+         is_loopback(flow->address);
+}
+
+static __always_inline int judge_destination(struct bpf_sock_addr *ctx, struct flow *flow, __u8 hook) {
+  struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = hook};
+  struct judgement judgement = {};
+  struct standing standing;
+  struct stamp nobody = {};
+  struct workload *bound;
+  struct stamp *stamp;
+  __u64 workload;
+  __u8 state;
+
+  if (!ctx->sk)
+    return 1;
+  stamp = stamps.sk_storage_get(ctx->sk, 0, 0);
+  if (!may_use(ctx, stamp, &workload)) {
+    find_standing(workload, telling.started_ns, &standing);
+    nobody.cookie = bpf_get_socket_cookie(ctx);
+    tell_process(&nobody);
+    deny(&judgement, FOREIGN_SOCKET);
+    return settle(&nobody, &standing, &judgement, flow, &telling);
+  }
+  if (!stamp || workload == 0)
+    return 1;
+  bound = workloads.lookup(&workload);
+  if (hook == HOOK_SEND && bound && is_settled(stamp, bound->generation, flow))
+    return 1;
+  flow->source_port = bpf_htons(ctx->sk->src_port);
+  if (is_v4(flow->address))
+    set_v4(flow->source, ctx->sk->src_ip4);
+  find_standing(workload, telling.started_ns, &standing);
+  tell_process(stamp);
+  judge_standing(&standing, flow, telling.started_ns, &judgement);
+  if (needs_loopback(&judgement, flow))
+    judge_loopback(ctx, flow, workload, &judgement);
+
+  if (judgement.outcome == ASK_NAME) {
+    forget_destination(stamp);
+    stamp->is_lenient = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
+    set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
+    return 1; /* told once the name is known */
+  }
+  if (judgement.outcome == ALLOW && judgement.reason == OWN_LOOPBACK) {
+    count_verdict(workload, FORWARDED, OWN_LOOPBACK);
+    if (flow->protocol == IPPROTO_TCP) {
+      forget_destination(stamp);
+      set_destination(stamp, &standing, &judgement, flow, STATE_LOOP);
+    }
+    return 1;
+  }
+  if (judgement.outcome == DENY && standing.mode == MODE_OPEN && flow->protocol == IPPROTO_TCP) {
+    forget_destination(stamp); /* told at the first bytes, with the name if they are a hello */
+    stamp->is_lenient = 1;
+    judgement.until_ns = NEVER;
+    set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
+    return 1;
+  }
+  if (!settle(stamp, &standing, &judgement, flow, &telling)) {
+    if (flow->protocol == IPPROTO_TCP)
+      forget_destination(stamp); /* UDP stays connected to where it was */
+    if (judgement.reason == LOOPBACK_NOBODY)
+      bpf_set_retval(-ERRNO_CONNECTION_REFUSED); /* what the program would see without us */
+    return 0;
+  }
+  if (judgement.outcome == DENY)
+    judgement.until_ns = NEVER; /* monitor, open: passes as long as this mode holds */
+  if (flow->protocol == IPPROTO_TCP)
+    forget_destination(stamp);
+  set_destination(stamp, &standing, &judgement, flow, STATE_OPEN);
+  return 1;
+}
+
+static __always_inline int on_way_out_v4(struct bpf_sock_addr *ctx, __u8 hook) {
+  struct flow flow = {};
+
+  if (ctx->user_ip4 == 0)
+    ctx->user_ip4 = bpf_htonl(0x7f000001); /* the kernel would take 0.0.0.0 for an address of its own choice */
+  set_v4(flow.address, ctx->user_ip4);
+  flow.port = ctx->user_port;
+  flow.protocol = canonical_protocol(ctx->protocol);
+  return judge_destination(ctx, &flow, hook);
+}
+
+static __always_inline int on_way_out_v6(struct bpf_sock_addr *ctx, __u8 hook) {
+  struct flow flow = {};
+
+  flow.address[0] = ctx->user_ip6[0];
+  flow.address[1] = ctx->user_ip6[1];
+  flow.address[2] = ctx->user_ip6[2];
+  flow.address[3] = ctx->user_ip6[3];
+  if (flow.address[0] == 0 && flow.address[1] == 0 && flow.address[3] == 0) {
+    if (flow.address[2] == 0)
+      flow.address[3] = bpf_htonl(1);
+    else if (flow.address[2] == bpf_htonl(0xffff))
+      flow.address[3] = bpf_htonl(0x7f000001);
+    ctx->user_ip6[3] = flow.address[3];
+  }
+  flow.port = ctx->user_port;
+  flow.protocol = canonical_protocol(ctx->protocol);
+  return judge_destination(ctx, &flow, hook);
+}
+
+int on_connect4(struct bpf_sock_addr *ctx) { return on_way_out_v4(ctx, HOOK_CONNECT); }
+
+int on_connect6(struct bpf_sock_addr *ctx) { return on_way_out_v6(ctx, HOOK_CONNECT); }
+
+int on_send4(struct bpf_sock_addr *ctx) { return on_way_out_v4(ctx, HOOK_SEND); }
+
+int on_send6(struct bpf_sock_addr *ctx) { return on_way_out_v6(ctx, HOOK_SEND); }

@@ -1,0 +1,237 @@
+"""The process inside the hosts namespace: all hosts of a bed in one loop, commanded over a pipe.
+
+One thread, so that an answer to "what have you counted?" comes after everything that had arrived by then. It ends when
+the pipe closes, which is also when the test run dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+from bed.conversations import Conversation, Echo, Encrypted, Http, Silent, introduction, on_server_name
+from bed.services import Counts, Listening, Tcp, Tls, Udp
+
+RECORD_LIMIT = 1 << 20
+SINK_RECORD_LIMIT = 64 << 10
+QUIET_S = 0.01  # counts are given after this long without an event: softirqs may still carry a packet over the veth
+SETTLE_LIMIT_S = 0.5  # unless the traffic never stops
+READ_BYTES = 256 << 10
+BACKLOG = 1024
+
+
+@dataclass
+class Ledger:
+    """What reached one host."""
+
+    records: list[bytearray] = field(default_factory=list)
+    connections: int = 0
+    bytes: int = 0
+    datagrams: list[bytes] = field(default_factory=list)
+    sni: list[str | None] = field(default_factory=list)
+
+    def counts(self) -> Counts:
+        """The numbers for a test to compare."""
+        sizes = sum(map(len, self.datagrams))
+        return Counts(self.connections, self.bytes, len(self.datagrams), sizes, list(self.sni))
+
+
+class Connection:
+    """One accepted TCP connection: counts, records, and lets its conversation answer."""
+
+    def __init__(self, server: Server, ledger: Ledger, sock: socket.socket, service: Tls | Tcp) -> None:
+        self._server, self._ledger, self._socket = server, ledger, sock
+        self.conversation: Conversation
+        is_sink = isinstance(service, Tcp) and service.behaviour == "sink"
+        self._limit = SINK_RECORD_LIMIT if is_sink else RECORD_LIMIT
+        self._record = bytearray()
+        self._unsent = b""
+        self._has_ended = False
+        ledger.connections += 1
+        ledger.records.append(self._record)
+
+    def ready(self, events: int) -> None:
+        """Read or write, whatever the socket is ready for."""
+        try:
+            if events & selectors.EVENT_READ:
+                self._read()
+            self._write()
+        except BlockingIOError:
+            return
+        except OSError:  # reset by the client, or by exeat
+            self._close()
+
+    def _read(self) -> None:
+        data = self._socket.recv(READ_BYTES)
+        self._ledger.bytes += len(data)
+        self._record += data[: self._limit - len(self._record)]
+        if data:
+            self._unsent += self.conversation.hear(data)
+        else:
+            self._has_ended = True
+            self._unsent += self.conversation.end()
+
+    def _write(self) -> None:
+        if self._unsent:
+            with contextlib.suppress(BlockingIOError):
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        if self._unsent:
+            self._server.selector.modify(self._socket, selectors.EVENT_WRITE, self.ready)
+        elif self._has_ended or self.conversation.is_over:
+            self._close()
+        else:
+            self._server.selector.modify(self._socket, selectors.EVENT_READ, self.ready)
+
+    def _close(self) -> None:
+        self._server.selector.unregister(self._socket)
+        self._socket.close()
+
+
+class Server:
+    """The hosts of a bed by name, and the loop that serves them."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.selector = selectors.DefaultSelector()
+        self._pipe = pipe
+        self._ledgers: dict[str, Ledger] = {}
+        self.selector.register(pipe, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        """Serve until the pipe closes."""
+        while True:
+            if self._turn(None):
+                deadline = time.monotonic() + SETTLE_LIMIT_S
+                try:
+                    command, *arguments = self._pipe.recv()
+                except EOFError:
+                    return
+                if command != "listen":
+                    self._settle(deadline)
+                self._pipe.send(self._obey(command, arguments))
+
+    def _turn(self, timeout: float | None) -> bool:
+        """Serve what is ready; whether a command waits."""
+        is_commanded = False
+        for key, events in self.selector.select(timeout):
+            if key.data is None:
+                is_commanded = True
+            else:
+                key.data(events)
+        return is_commanded
+
+    def _settle(self, deadline: float) -> None:
+        self.selector.unregister(self._pipe)
+        while time.monotonic() < deadline:
+            ready = self.selector.select(QUIET_S)
+            if not ready:
+                break
+            for key, events in ready:
+                key.data(events)
+        self.selector.register(self._pipe, selectors.EVENT_READ)
+
+    def _obey(self, command: str, arguments: list[Any]) -> tuple[bool, Any]:
+        orders: dict[str, Callable[..., Any]] = {
+            "listen": self._listen,
+            "counts": lambda name: self._ledgers[name].counts(),
+            "received": lambda name, index: bytes(self._ledgers[name].records[index]),
+            "datagrams": lambda name: list(self._ledgers[name].datagrams),
+            "reset": lambda name: self._ledgers[name].__init__(),  # in place: open connections keep counting into it
+        }
+        try:
+            return True, orders[command](*arguments)
+        except (OSError, LookupError, ValueError) as error:
+            return False, error
+
+    def _listen(self, order: Listening) -> None:
+        ledger = self._ledgers.setdefault(order.name, Ledger())
+        converse = partial(_conversation, order, _tls_context(order), ledger)
+        for address in order.addresses:
+            sock = _open(order, address)
+            if isinstance(order.service, Udp):
+                ready = partial(self._answer_datagrams, sock, ledger, order)
+            else:
+                ready = partial(self._accept, sock, ledger, order.service, converse)
+            self.selector.register(sock, selectors.EVENT_READ, ready)
+
+    def _accept(
+        self, listener: socket.socket, ledger: Ledger, service: Tls | Tcp, converse: Callable[[], Conversation], _: int
+    ) -> None:
+        with contextlib.suppress(OSError):  # none left, or reset before we came to it
+            sock, _peer = listener.accept()
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # tickets, then the answer: 40 ms of Nagle
+            connection = Connection(self, ledger, sock, service)
+            connection.conversation = converse()
+            self.selector.register(sock, selectors.EVENT_READ, connection.ready)
+
+    def _answer_datagrams(self, sock: socket.socket, ledger: Ledger, order: Listening, _: int) -> None:
+        with contextlib.suppress(OSError):  # none left, or the ICMP error of an earlier answer
+            while True:
+                data, sender = sock.recvfrom(1 << 16)
+                ledger.datagrams.append(data)
+                if isinstance(order.service, Udp) and order.service.answers:
+                    sock.sendto(introduction(order.name), sender)
+
+
+def _open(order: Listening, address: str) -> socket.socket:
+    service = order.service
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if isinstance(service, Udp):
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.bind((address, service.port))
+    else:
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP if service.mptcp else 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if isinstance(service, Tcp) and service.inline_urgent:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.bind((address, service.port))
+        if service.fastopen:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, BACKLOG)
+        sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def _tls_context(order: Listening) -> ssl.SSLContext | None:
+    if not isinstance(order.service, Tls):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(order.chain, order.key)
+    context.set_alpn_protocols(["http/1.1"])
+    context.sni_callback = on_server_name
+    if order.service.groups:
+        context.set_ecdh_curve(order.service.groups)
+    return context
+
+
+def _conversation(order: Listening, context: ssl.SSLContext | None, ledger: Ledger) -> Conversation:
+    service = order.service
+    if isinstance(service, Tls) and context:
+        http = Http(order.name)
+
+        def note_sni(name: str | None) -> None:
+            ledger.sni.append(name)
+            http.name = name if name in service.names else order.name
+
+        return Encrypted(context, http, note_sni)
+    behaviour = service.behaviour if isinstance(service, Tcp) else ""
+    if behaviour == "http":
+        return Http(order.name)
+    if behaviour == "echo":
+        return Echo(order.name)
+    return Silent(order.name if behaviour == "sink" else None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("descriptor", type=int)
+    Server(Pipe(parser.parse_args().descriptor)).run()

@@ -1,0 +1,88 @@
+"""What a policy means, said as dumbly as possible: loops over rules. The compiled tables are tested against this."""
+
+from datetime import UTC, datetime
+from ipaddress import IPv6Address, IPv6Network, ip_network
+from typing import NamedTuple
+
+from exeat.model.networks import SPECIAL_NETWORKS, Address, Network
+from exeat.model.policy import Policy, Protocol, Rule
+from exeat.model.tables import NEVER
+
+NUMBERS = {Protocol.TLS: 6, Protocol.TCP: 6, Protocol.UDP: 17, Protocol.ICMP: 1}
+
+
+class NaiveJudgement(NamedTuple):
+    """Whether it is allowed, whether a name had to be asked for, and the numbers of all rules that allow it."""
+
+    is_allowed: bool
+    needs_name: bool
+    rules: frozenset[int]
+
+
+def may(
+    policy: Policy, protocol: int, address: Address, port: int, name: str | None, has_ech: bool, now_ns: int
+) -> NaiveJudgement:
+    """Judge one attempt by going through every rule."""
+    without_name = set()
+    by_name = set()
+    is_name_asked = False
+    for number, rule in enumerate(policy.rules, 1):
+        if now_ns >= ends_ns(policy, rule) or protocol != NUMBERS[rule.protocol]:
+            continue
+        if not covers_address(rule, address) or not covers_port(rule, port):
+            continue
+        if rule.protocol is not Protocol.TLS:
+            without_name.add(number)
+            continue
+        is_name_asked = True
+        if name is None or (has_ech and not rule.allows_ech):
+            continue
+        if any(host.matches(name) for host in rule.hosts):
+            by_name.add(number)
+    if without_name:
+        return NaiveJudgement(True, False, frozenset(without_name))
+    return NaiveJudgement(bool(by_name), is_name_asked, frozenset(by_name))
+
+
+def ends_ns(policy: Policy, rule: Rule) -> int:
+    """The earlier of the rule's and the policy's end."""
+    return min([nanoseconds(expires) for expires in (rule.expires, policy.expires) if expires], default=NEVER)
+
+
+def nanoseconds(time: datetime) -> int:
+    """Since 1970, without floating point."""
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+
+
+def covers_port(rule: Rule, port: int) -> bool:
+    """ICMP has no ports."""
+    return rule.protocol is Protocol.ICMP or any(ports.first <= port <= ports.last for ports in rule.ports)
+
+
+def covers_address(rule: Rule, address: Address) -> bool:
+    """Some network covers it, no exception does."""
+    where = wide_address(address)
+    if any(where in wide(excepted) for excepted in rule.excepts):
+        return False
+    return any(network_covers(wide(network), where) for network in rule.cidrs)
+
+
+def network_covers(network: IPv6Network, where: IPv6Address) -> bool:
+    """It holds the address, and lies inside every special range that does."""
+    specials = [wide(special) for _, special in SPECIAL_NETWORKS if where in wide(special)]
+    return where in network and all(network.subnet_of(special) for special in specials)
+
+
+def wide_address(address: Address) -> IPv6Address:
+    """IPv4 as ::ffff:a.b.c.d."""
+    return address if isinstance(address, IPv6Address) else IPv6Address(f"::ffff:{address}")
+
+
+def wide(network: Network) -> IPv6Network:
+    """IPv4 as ::ffff:a.b.c.d."""
+    if isinstance(network, IPv6Network):
+        return network
+    mapped = ip_network(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    assert isinstance(mapped, IPv6Network)
+    return mapped
