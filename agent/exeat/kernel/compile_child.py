@@ -1,0 +1,60 @@
+"""Run as a program of its own: compiles with BCC, loads, pins, exits. BCC's 120 MB of memory go with it.
+
+Takes a JSON request on standard input (pins, programs), answers with a JSON object on standard output: {"ok": true} or
+{"error": "..."}. The only module of exeat that imports bcc.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from exeat.errors import ExeatError, KernelError
+from exeat.kernel import libbpf
+from exeat.kernel.source import build_header_tree
+
+
+def _load(request: dict[str, Any]) -> None:
+    from bcc import BPF
+
+    flags = [f'-DPIN_DIR="{request["map_directory"]}"', "-Wno-macro-redefined", "-Wno-unused-command-line-argument"]
+    try:
+        module = BPF(text=request["text"], cflags=flags)
+    except Exception as error:  # noqa: BLE001 - BCC raises bare Exception, with the story already on stderr
+        raise KernelError(f"the BPF programs do not compile here: {error}") from error
+    for name, (program_type, attach_type) in request["programs"].items():
+        try:
+            function = module.load_func(name, program_type, attach_type=attach_type)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise KernelError(
+                f"this kernel ({os.uname().release}) refused the program {name}: {error}. `exeat doctor` lists what is missing"
+            ) from error
+        libbpf.pin(function.fd, f"{request['program_directory']}/{name}")
+
+
+def main() -> int:
+    """Answers one request."""
+    request = json.load(sys.stdin)
+    answer_to = os.dup(1)
+    os.dup2(2, 1)  # BCC and clang write where they like
+    with tempfile.TemporaryDirectory(prefix="exeat-headers-") as headers:
+        answer: dict[str, Any] = {"ok": True}
+        try:
+            build_header_tree(Path(headers))
+            os.environ["BCC_KERNEL_SOURCE"] = headers
+            _load(request)
+        except ImportError:
+            answer = {"error": "BCC is missing for this Python: apt-get install python3-bpfcc, and use a virtual "
+                      "environment of /usr/bin/python3 made with --system-site-packages"}
+        except ExeatError as error:
+            answer = {"error": str(error)}
+    with contextlib.closing(os.fdopen(answer_to, "w")) as out:
+        json.dump(answer, out)
+    return 0 if "ok" in answer else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""One set of programs and maps in the kernel, known by the directory in which everything of it is pinned.
+
+An agent has one for the whole host; each `exeat run` has one of its own, so that two never share a map or an event.
+What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from exeat.errors import KernelError
+from exeat.kernel import libbpf
+from exeat.kernel.abi import LAYOUT
+from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
+from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
+from exeat.kernel.source import joined_source
+
+
+def compile_and_pin(map_directory: Path, program_directory: Path, programs: tuple[Program, ...] = PROGRAMS) -> None:
+    """Compiles in a child process, which pins what it loaded. Maps that are pinned already are used as they are."""
+    request = {
+        "text": joined_source(),
+        "map_directory": str(map_directory),
+        "program_directory": str(program_directory),
+        "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
+    }
+    child = subprocess.run(
+        [sys.executable, "-m", "exeat.kernel.compile_child"],
+        input=json.dumps(request), capture_output=True, text=True, check=False,
+    )
+    try:
+        answer = json.loads(child.stdout)
+    except json.JSONDecodeError:
+        answer = {"error": f"the BPF compiler ended with status {child.returncode}"}
+    if "ok" not in answer:
+        story = child.stderr.strip().splitlines()
+        raise KernelError("\n".join([answer["error"], *(f"  {line}" for line in story[-20:])]))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A pin's file descriptor for as long as it is needed."""
+    fd = libbpf.open_pin(str(path))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class Instance:
+    """A named instance; nothing is touched before `load`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._maps: dict[str, int] = {}
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of it is pinned."""
+        return bpf_root() / "exeat" / f"v{LAYOUT}" / self.name
+
+    def load(self) -> None:
+        """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""
+        directory = self.directory
+        for part in ("maps", "programs", "links", "incoming"):
+            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_pins(directory / "incoming")
+        compile_and_pin(directory / "maps", directory / "incoming")
+        for program in PROGRAMS:
+            link = directory / "links" / program.name
+            new = directory / "incoming" / program.name
+            with opened(new) as fd:
+                if link.exists():
+                    with opened(link) as link_fd:
+                        libbpf.update_link(link_fd, fd)
+                if program.name == MESSAGE_PROGRAM:
+                    libbpf.attach_program(fd, self.map("sockets"), program.attach_type)
+            new.replace(directory / "programs" / program.name)
+        (directory / "incoming").rmdir()
+
+    def attach(self, cgroup: Path) -> None:
+        """Has every socket hook of a cgroup, and of all below it, run our programs. The backstop comes first."""
+        target = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for program in PROGRAMS:
+                if not program.is_linked:
+                    continue
+                with opened(self.directory / "programs" / program.name) as fd:
+                    link = libbpf.create_link(fd, target, program.attach_type)
+                    try:
+                        libbpf.pin(link, str(self.directory / "links" / program.name))
+                    finally:
+                        os.close(link)
+        finally:
+            os.close(target)
+
+    def map(self, name: str) -> int:
+        """A map's file descriptor, opened once."""
+        if name not in self._maps:
+            self._maps[name] = libbpf.open_pin(str(self.directory / "maps" / name))
+        return self._maps[name]
+
+    def program(self, name: str) -> int:
+        """A program's file descriptor, opened once."""
+        if name not in self._maps:
+            self._maps[name] = libbpf.open_pin(str(self.directory / "programs" / name))
+        return self._maps[name]
+
+    def close(self) -> None:
+        """Lets go of the file descriptors; what is pinned stays."""
+        for fd in self._maps.values():
+            os.close(fd)
+        self._maps.clear()
+
+    def remove(self) -> None:
+        """Removes every trace of this instance from the kernel."""
+        self.close()
+        remove_instance(self.name)
+
+
+def remove_pins(directory: Path) -> None:
+    """Unpins everything below a directory of the BPF file system, and the directories."""
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            remove_pins(entry)
+            entry.rmdir()
+        else:
+            entry.unlink()
+
+
+def _layouts() -> list[Path]:
+    root = mount_point("bpf")
+    home = root / "exeat" if root else None
+    return sorted(home.iterdir()) if home and home.is_dir() else []
+
+
+def instances() -> list[str]:
+    """The names of all instances that are pinned, of whatever layout."""
+    return sorted({entry.name for layout in _layouts() for entry in layout.iterdir()})
+
+
+def remove_instance(name: str) -> None:
+    """Detaches and unpins one instance, of whatever layout; the BPF file system goes too if it is ours and empty."""
+    for layout in _layouts():
+        if (layout / name).is_dir():
+            remove_pins(layout / name)
+            (layout / name).rmdir()
+        with suppress(OSError):  # not empty: another instance lives there
+            layout.rmdir()
+            layout.parent.rmdir()
+    release_bpf_root()

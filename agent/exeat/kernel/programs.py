@@ -1,0 +1,35 @@
+"""Which programs there are, what they are attached to, and what it costs to lack one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One function of the C text. Numbers are enum bpf_prog_type and enum bpf_attach_type of linux/bpf.h."""
+
+    name: str
+    program_type: int
+    attach_type: int  # -1: never attached
+    guards: str  # what goes unjudged without it
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether it is attached to a cgroup, by a pinned link."""
+        return self.program_type in (8, 9, 13, 18, 25)
+
+
+PROGRAMS: tuple[Program, ...] = (
+    Program("on_packet_out", 8, 1, "everything: packets that no other hook sees would leave unjudged"),
+    Program("on_packet_in", 8, 0, "nothing: what comes in is not counted"),
+    Program("on_tcp", 13, 3, "connections under tls rules: none can be verified, all are denied"),
+    Program("on_message", 16, 7, "connections under tls rules: none can be verified, all are denied"),
+    Program("on_connect4", 18, 10, "IPv4 connections: they would time out instead of failing at once"),
+    Program("on_connect6", 18, 11, "IPv6 connections: they would time out instead of failing at once"),
+    Program("on_send4", 18, 14, "IPv4 datagrams: they would vanish instead of failing at once"),
+    Program("on_send6", 18, 15, "IPv6 datagrams: they would vanish instead of failing at once"),
+    Program("on_option", 25, 22, "socket options that change what is on the wire"),
+    Program("on_socket", 9, 2, "raw, MPTCP, SCTP and UDP-Lite sockets"),
+    Program("on_question", 3, -1, "`explain`, and the sweep of open connections after a change of policy"),
+    Program("on_hello_question", 3, -1, "only tests"),
+)
+MESSAGE_PROGRAM = "on_message"

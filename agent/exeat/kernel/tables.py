@@ -1,0 +1,234 @@
+"""Writes table sets and bindings into the kernel, reads counters back, and asks the judge there."""
+
+import ctypes
+import struct
+import time
+from dataclasses import dataclass
+
+from exeat.errors import KernelError
+from exeat.kernel import libbpf
+from exeat.kernel.abi import (
+    NEVER,
+    REASONS,
+    VERDICTS,
+    HostKey,
+    KernelMode,
+    NetworkKey,
+    Outcome,
+    Policy,
+    PortKey,
+    Question,
+    Settings,
+    Traffic,
+    Workload,
+)
+from exeat.kernel.instance import Instance
+from exeat.model import tables as model
+from exeat.model.policy import Mode
+from exeat.model.verdicts import Reason, Verdict
+
+_ETHERNET_HEADER = 14
+_NETWORK = struct.Struct("<II16s")
+_PORT_KEY = struct.Struct("<IIBx")
+_PORT = struct.Struct("<QQIIIxxxx")
+_HOST_KEY = struct.Struct("<II252s")
+_HOST = struct.Struct("<QQIxxxxQQIxxxxHB5x")
+
+
+def boot_ns(wall_ns: int, *, now_wall_ns: int | None = None) -> int:
+    """The kernel's clock at a wall-clock time. What is past becomes 1: over, and still told apart from never allowed."""
+    if wall_ns >= NEVER or wall_ns == 0:
+        return wall_ns
+    now = time.time_ns() if now_wall_ns is None else now_wall_ns
+    return max(1, wall_ns - now + time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the judge in the kernel says to a question."""
+
+    outcome: Outcome
+    reason: Reason | None
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadTraffic:
+    """What a workload sent and received, and how often each verdict fell."""
+
+    packets_out: int
+    bytes_out: int
+    packets_in: int
+    bytes_in: int
+    verdicts: dict[Verdict, int]
+
+
+class Tables:
+    """The tables of one instance. Writers must be one at a time; readers are the programs."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def add(self, table_set: model.TableSet) -> int:
+        """Loads a table set under fresh ids, unused until a workload is switched to it. Returns the policy's id."""
+        base = self._next_id()
+        try:
+            self._add_networks(base, table_set)
+            self._add_ports(base, table_set)
+            self._add_hosts(base, table_set)
+            policy = Policy(
+                until_ns=boot_ns(table_set.until),
+                ids=table_set.ids,
+                mode=KernelMode[table_set.mode.name],
+                allows_icmp=table_set.allows_icmp,
+            )
+            libbpf.update(self._instance.map("policies"), struct.pack("<I", base), bytes(policy))
+        except KernelError:
+            self._remove_entries(base, table_set.ids)
+            raise
+        return base
+
+    def remove(self, policy_id: int) -> None:
+        """Collects a table set that no workload uses any more."""
+        key = struct.pack("<I", policy_id)
+        raw = libbpf.lookup(self._instance.map("policies"), key, ctypes.sizeof(Policy))
+        if raw is None:
+            return
+        libbpf.delete(self._instance.map("policies"), key)
+        self._remove_entries(policy_id, Policy.from_buffer_copy(raw).ids)
+
+    def switch(self, cgroup: int, policy_id: int, *, mode: Mode | None = None, until_wall_ns: int = NEVER) -> None:
+        """Puts a workload under a policy, by one write. A new workload is bound first: see `epoch` in bpf/abi.h."""
+        key = struct.pack("<Q", cgroup)
+        bound = libbpf.lookup(self._instance.map("workloads"), key, ctypes.sizeof(Workload))
+        workload = Workload(
+            generation=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            override_until_ns=boot_ns(until_wall_ns),
+            policy_id=policy_id,
+            mode_override=KernelMode[mode.name] if mode else KernelMode.DEFAULT,
+        )
+        if bound is None:
+            zeros = bytes(ctypes.sizeof(Traffic)) * libbpf.possible_cpus()
+            libbpf.update(self._instance.map("traffic"), key, zeros)
+        libbpf.update(self._instance.map("workloads"), key, bytes(workload))
+        if bound is None:
+            self._new_epoch()
+
+    def unbind(self, cgroup: int) -> None:
+        """A workload is gone: its id is judged by nobody any more, or by the policy of the cgroup above."""
+        key = struct.pack("<Q", cgroup)
+        libbpf.delete(self._instance.map("workloads"), key)
+        self._new_epoch()
+        libbpf.delete(self._instance.map("traffic"), key)
+
+    def traffic(self, cgroup: int) -> WorkloadTraffic:
+        """What a workload did so far; exact, also where events were lost."""
+        size = ctypes.sizeof(Traffic)
+        raw = libbpf.lookup(
+            self._instance.map("traffic"), struct.pack("<Q", cgroup), size * libbpf.possible_cpus()
+        ) or bytes(size)
+        parts = [Traffic.from_buffer_copy(raw, at) for at in range(0, len(raw), size)]
+        return WorkloadTraffic(
+            packets_out=sum(part.packets_out for part in parts),
+            bytes_out=sum(part.bytes_out for part in parts),
+            packets_in=sum(part.packets_in for part in parts),
+            bytes_in=sum(part.bytes_in for part in parts),
+            verdicts={verdict: sum(part.verdicts[verdict] for part in parts) for verdict in Verdict},
+        )
+
+    def counter(self, verdict: Verdict, reason: Reason) -> int:
+        """How often a verdict was given for a reason."""
+        return self._count(verdict * REASONS + reason)
+
+    def lost_events(self) -> int:
+        """How many verdicts did not fit into the ring."""
+        return self._count(0)
+
+    def ask(self, policy_id: int, protocol: int, address: bytes, port: int, *, name: str = "", has_ech: bool = False) -> Answer:
+        """Asks the judge in the kernel. `address` is 16 bytes, IPv4 as ::ffff:a.b.c.d."""
+        question = Question(policy_id=policy_id, protocol=protocol, has_ech=has_ech)
+        question.port[:] = port.to_bytes(2, "big")
+        question.address[:] = address
+        reverse = name.encode()[::-1]
+        question.name.key.reversed[: len(reverse)] = reverse
+        question.name.length = len(reverse)
+        question.name.dots = name.count(".")
+        status, data = libbpf.test_run(self._instance.program("on_question"), bytes(_ETHERNET_HEADER) + bytes(question))
+        if status != 0:
+            raise KernelError(f"the judge in the kernel did not answer (status {status})")
+        answer = Question.from_buffer_copy(data, _ETHERNET_HEADER)
+        return Answer(
+            Outcome(answer.ret_outcome), Reason(answer.ret_reason) if answer.ret_reason else None, answer.ret_rule
+        )
+
+    def _count(self, index: int) -> int:
+        raw = libbpf.lookup(self._instance.map("counters"), struct.pack("<I", index), 8 * libbpf.possible_cpus())
+        return sum(struct.unpack(f"<{len(raw) // 8}Q", raw)) if raw else 0
+
+    def _next_id(self) -> int:
+        following = 1
+        for key in libbpf.keys(self._instance.map("policies"), 4):
+            raw = libbpf.lookup(self._instance.map("policies"), key, ctypes.sizeof(Policy))
+            if raw:
+                following = max(following, struct.unpack("<I", key)[0] + Policy.from_buffer_copy(raw).ids)
+        return following
+
+    def _new_epoch(self) -> None:
+        settings = Settings(epoch=time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        libbpf.update(self._instance.map("settings"), struct.pack("<I", 0), bytes(settings))
+
+    def _add_networks(self, base: int, table_set: model.TableSet) -> None:
+        keys = [_NETWORK.pack(32 + entry.prefix_len, base, entry.address) for entry in table_set.networks]
+        values = [struct.pack("<I", entry.ports_id and base + entry.ports_id) for entry in table_set.networks]
+        self._write("networks", keys, values)
+
+    def _add_ports(self, base: int, table_set: model.TableSet) -> None:
+        keys = [
+            _PORT_KEY.pack(48 + entry.prefix_len, base + entry.ports_id, entry.protocol) + entry.port.to_bytes(2, "big")
+            for entry in table_set.ports
+        ]
+        values = [
+            _PORT.pack(
+                boot_ns(entry.open_until),
+                boot_ns(entry.named_until),
+                entry.open_rule,
+                entry.named_rule,
+                entry.names_id and base + entry.names_id,
+            )
+            for entry in table_set.ports
+        ]
+        self._write("ports", keys, values)
+
+    def _add_hosts(self, base: int, table_set: model.TableSet) -> None:
+        keys = [
+            _HOST_KEY.pack(32 + 8 * len(entry.reversed_name), base + entry.names_id, entry.reversed_name)
+            for entry in table_set.hosts
+        ]
+        values = [
+            _HOST.pack(
+                boot_ns(entry.one.until),
+                boot_ns(entry.one.ech_until),
+                entry.one.rule,
+                boot_ns(entry.many.until),
+                boot_ns(entry.many.ech_until),
+                entry.many.rule,
+                entry.dots,
+                entry.is_exact,
+            )
+            for entry in table_set.hosts
+        ]
+        self._write("hosts", keys, values)
+
+    def _write(self, name: str, keys: list[bytes], values: list[bytes]) -> None:
+        libbpf.update_batch(self._instance.map(name), b"".join(keys), b"".join(values), len(keys))
+
+    def _remove_entries(self, base: int, ids: int) -> None:
+        """Removes every entry that belongs to the ids of a policy; the second word of each key is its id."""
+        for name, key_type in (("networks", NetworkKey), ("ports", PortKey), ("hosts", HostKey)):
+            fd = self._instance.map(name)
+            for key in libbpf.keys(fd, ctypes.sizeof(key_type)):
+                if base <= struct.unpack_from("<I", key, 4)[0] < base + ids:
+                    libbpf.delete(fd, key)
+
+
+assert len(Verdict) == VERDICTS - 1
