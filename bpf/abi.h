@@ -198,6 +198,8 @@ struct verified_name {
   struct host_key key;
   __u16 length;
   __u16 dots;
+  __u8 has_ech;
+  __u8 pad[3];
 };
 
 struct event {
@@ -232,14 +234,14 @@ struct event {
 struct question {
   __u32 policy_id;
   __u8 protocol;
-  __u8 has_ech;
+  __u8 pad;
   __be16 port;
   __be32 address[4];
   struct verified_name name;
   __u32 ret_rule;
   __u8 ret_outcome;
   __u8 ret_reason;
-  __u8 pad[2];
+  __u8 pad2[2];
 };
 
 struct hello_answer {

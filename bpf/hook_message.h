@@ -122,8 +122,7 @@ static __always_inline bool is_same_name(const struct verified_name *a, const st
 
 /* The name of a whole, well-formed hello: the first is asked of the policy, a second must repeat it. */
 static __always_inline void judge_hello(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
-                                        const struct hello *hello, bool is_first, __u64 now_ns,
-                                        struct judgement *ret) {
+                                        bool is_first, __u64 now_ns, struct judgement *ret) {
   struct verified_name *verified = names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0);
   __u64 until_ns = ret->until_ns;
 
@@ -132,7 +131,7 @@ static __always_inline void judge_hello(struct sk_msg_md *msg, struct stamp *sta
   if (!is_first && !is_same_name(verified, &scratch->name))
     return deny(ret, NAME_CHANGED);
   if (ret->outcome == ASK_NAME) {
-    judge_name(ret->names_id, &scratch->name, hello->has_ech, now_ns, ret);
+    judge_name(ret->names_id, &scratch->name, now_ns, ret);
     if (ret->outcome == ALLOW && until_ns < ret->until_ns)
       ret->until_ns = until_ns;
   }
@@ -186,7 +185,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, b
   if (hello.reason && judgement.outcome != ALLOW)
     deny(&judgement, judgement.outcome == DENY ? judgement.reason : hello.reason);
   else if (scratch && !hello.reason)
-    judge_hello(msg, stamp, scratch, &hello, is_first, telling->started_ns, &judgement);
+    judge_hello(msg, stamp, scratch, is_first, telling->started_ns, &judgement);
 
   if (!is_first && judgement.outcome == ALLOW) {
     action = SK_PASS; /* the same name again: told already */

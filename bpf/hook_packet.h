@@ -49,7 +49,7 @@ static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp 
   name = names.sk_storage_get(sk, 0, 0);
   if (!name)
     return deny(ret, STAMP_MISSING);
-  judge_name(ret->names_id, name, 0, now_ns, ret);
+  judge_name(ret->names_id, name, now_ns, ret);
 }
 
 static __always_inline bool is_verified(const struct stamp *stamp) {
@@ -99,7 +99,7 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock 
       state = STATE_NEW;
   }
   if (ret->outcome == DENY && is_same && stamp->generation && ret->reason != UNVERIFIED_DATA &&
-      ret->reason != URGENT_DATA)
+      ret->reason != URGENT_DATA && ret->reason != RULE_EXPIRED)
     ret->reason = standing->reason ?: REVOKED;
   if (ret->outcome == DENY || state == STATE_NEW || sk->state == TCP_LISTEN)
     return;
@@ -171,8 +171,13 @@ int on_packet_out(struct __sk_buff *skb) {
     stamp->told |= 1U << HOOK_PACKET;
     is_passed = settle(stamp, &standing, &judgement, &packet.flow, &telling);
   }
-  if (!is_passed)
+  if (!is_passed) {
+    /* What waits for its retransmission stands before a hello that on_message would allow later: a send() that slept
+     * in SYN_SENT and Fast Open data pass it by. For good, or the server would read them once the name is allowed. */
+    if (stamp->state == STATE_HELLO && judgement.reason == UNVERIFIED_DATA && sk->state != TCP_LISTEN)
+      stamp->state = STATE_DENIED;
     return PACKET_DROP;
+  }
   count_packet_out(workload, skb->len);
   return PACKET_PASS;
 }

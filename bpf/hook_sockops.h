@@ -34,7 +34,8 @@ int on_tcp(struct bpf_sock_ops *ctx) {
   stamp = stamps.sk_storage_get(sk, 0, 0);
   if (!stamp || stamp->workload == 0)
     return 1;
-  if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && stamp->state == STATE_HELLO)
+  /* Denied already, by data that went ahead of any hello: watched, so that the next write is told so. */
+  if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && (stamp->state == STATE_HELLO || stamp->state == STATE_DENIED))
     watch_socket(ctx, stamp);
   else if (ctx->op == BPF_SOCK_OPS_RTT_CB && stamp->is_hashed &&
            (stamp->state == STATE_VERIFIED || stamp->state == STATE_OPEN))

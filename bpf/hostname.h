@@ -85,4 +85,5 @@ static __always_inline void read_name(struct scratch *scratch) {
     scratch->name.key.reversed[length] = 0;
   scratch->name.length = length;
   scratch->name.dots = cursor->dots;
+  scratch->name.has_ech = ret->has_ech;
 }

@@ -104,7 +104,7 @@ static __always_inline void judge_flow(__u32 policy_id, const struct flow *flow,
 }
 
 /* `name` must hold a reversed name with its end mark; its key is completed here. */
-static __always_inline void judge_name(__u32 names_id, struct verified_name *name, bool has_ech, __u64 now_ns,
+static __always_inline void judge_name(__u32 names_id, struct verified_name *name, __u64 now_ns,
                                        struct judgement *ret) {
   struct host_slot *slot;
   struct host *host;
@@ -123,9 +123,9 @@ static __always_inline void judge_name(__u32 names_id, struct verified_name *nam
   ret->rule_id = slot->rule;
   if (now_ns >= slot->until_ns)
     return deny(ret, RULE_EXPIRED);
-  if (has_ech && now_ns >= slot->ech_until_ns)
+  if (name->has_ech && now_ns >= slot->ech_until_ns)
     return deny(ret, ECH);
   ret->outcome = ALLOW;
   ret->reason = NAME_ALLOWED;
-  ret->until_ns = slot->until_ns;
+  ret->until_ns = name->has_ech ? slot->ech_until_ns : slot->until_ns;
 }

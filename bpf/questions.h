@@ -26,7 +26,7 @@ int on_question(struct __sk_buff *skb) {
   else
     judge_flow(question.policy_id, &flow, now_ns, &judgement);
   if (judgement.outcome == ASK_NAME && question.name.length)
-    judge_name(judgement.names_id, &question.name, question.has_ech, now_ns, &judgement);
+    judge_name(judgement.names_id, &question.name, now_ns, &judgement);
   question.ret_rule = judgement.rule_id;
   question.ret_outcome = judgement.outcome;
   question.ret_reason = judgement.reason;

@@ -38,6 +38,12 @@ def test_an_exception_closes_its_own_rule_alone() -> None:
     assert judge(table_set, "1.2.4.1", 443) == 0
 
 
+def test_an_exception_leaves_other_rules_for_the_same_port_alone() -> None:
+    """Even where both cover the same addresses."""
+    table_set = tables(rule("1.0.0.0/8", excepts="1.2.0.0/16"), rule("1.0.0.0/8"), rule("0.0.0.0/0"))
+    assert [judge(table_set, address) for address in ("1.1.0.1", "1.2.0.1", "2.0.0.1")] == [1, 2, 3]
+
+
 def test_a_network_inside_an_exception_of_the_same_rule_stays_closed() -> None:
     """No exception may hold the address: a longer network does not win over it."""
     table_set = tables(rule("1.0.0.0/8 1.2.3.0/24", excepts="1.2.0.0/16"))
@@ -198,6 +204,13 @@ def test_a_name_opens_only_the_networks_of_its_own_rule() -> None:
     table_set = tables(rule("1.0.0.0/8", hosts="a.com"), rule("1.1.0.0/16", hosts="b.com"))
     assert [judge(table_set, "1.1.1.1", name=name) for name in ("a.com", "b.com")] == [1, 2]
     assert [judge(table_set, "1.2.1.1", name=name) for name in ("a.com", "b.com")] == [1, 0]
+
+
+def test_names_unite_where_the_ports_of_their_rules_overlap() -> None:
+    """Either rule alone asks for its own name only."""
+    table_set = tables(rule("1.0.0.0/8", "443", hosts="a.com"), rule("1.0.0.0/8", "443-444", hosts="b.com"))
+    assert [judge(table_set, "1.1.1.1", 443, name) for name in ("a.com", "b.com")] == [1, 2]
+    assert [judge(table_set, "1.1.1.1", 444, name) for name in ("a.com", "b.com")] == [0, 2]
 
 
 def test_ech_passes_only_while_a_rule_that_allows_it_does() -> None:

@@ -21,8 +21,14 @@ def test_ports_are_cut_where_rules_overlap() -> None:
 
 def test_overlapping_and_adjacent_ports_of_a_rule_are_one_range() -> None:
     """8000-8007 is one prefix, however it is written."""
-    table_set = tables(rule("1.0.0.0/8", "8004-8007 8000 8001-8003 8002-8005"))
+    table_set = tables(rule("1.0.0.0/8", "8004-8007 8000 8000-8006 8001-8002"))
     assert [(entry.port, entry.prefix_len) for entry in table_set.ports] == [(8000, 13)]
+
+
+def test_ports_between_two_ranges_stay_closed() -> None:
+    """Though both say the same."""
+    table_set = tables(rule("1.0.0.0/8", "80 82"))
+    assert [judge(table_set, "1.1.1.1", port) for port in (79, 80, 81, 82, 83)] == [0, 1, 0, 1, 0]
 
 
 def test_neighbouring_ports_that_say_the_same_are_joined() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv6Address, ip_network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exeat.core.compile import compile_policy
@@ -81,26 +81,31 @@ def _ports() -> st.SearchStrategy[PortRange]:
 
 
 @st.composite
-def _rules(draw: st.DrawFn) -> Rule:
-    protocol = draw(st.sampled_from([Protocol.TLS, Protocol.TLS, Protocol.TCP, Protocol.UDP, Protocol.ICMP]))
-    networks = st.sampled_from(NETWORKS)
-    return Rule(
-        name="rule",
-        protocol=protocol,
-        hosts=tuple(draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=4))) if protocol is Protocol.TLS else (),
-        cidrs=tuple(draw(st.lists(networks, min_size=1, max_size=4))),
-        excepts=tuple(draw(st.lists(networks, max_size=2))),
-        ports=() if protocol is Protocol.ICMP else tuple(draw(st.lists(_ports(), min_size=1, max_size=3))),
-        expires=draw(st.sampled_from(ENDS)),
-        allows_ech=draw(st.booleans()),
-    )
+def _policies(draw: st.DrawFn) -> Policy:
+    """Rules that draw from the same few networks, hosts and ports, so that they meet."""
+    networks = st.sampled_from(draw(st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=4)))
+    hosts = st.sampled_from(draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=4)))
+    ports = st.sampled_from(draw(st.lists(_ports(), min_size=1, max_size=4)))
+    protocols = st.sampled_from([Protocol.TLS, Protocol.TLS, Protocol.TLS, Protocol.TCP, Protocol.UDP, Protocol.ICMP])
+
+    def new_rule() -> Rule:
+        protocol = draw(protocols)
+        return Rule(
+            name="rule",
+            protocol=protocol,
+            hosts=tuple(draw(st.lists(hosts, min_size=1, max_size=3))) if protocol is Protocol.TLS else (),
+            cidrs=tuple(draw(st.lists(networks, min_size=1, max_size=3))),
+            excepts=tuple(draw(st.one_of(st.just([]), st.just([]), st.lists(networks, max_size=2)))),
+            ports=() if protocol is Protocol.ICMP else tuple(draw(st.lists(ports, min_size=1, max_size=3))),
+            expires=draw(st.sampled_from(ENDS)),
+            allows_ech=draw(st.booleans()),
+        )
+
+    rules = tuple(new_rule() for _ in range(draw(st.integers(0, 6))))
+    return Policy("test", rules=rules, expires=draw(st.sampled_from(ENDS)))
 
 
-POLICIES = st.builds(
-    Policy, name=st.just("p"), rules=st.lists(_rules(), max_size=6).map(tuple), expires=st.sampled_from(ENDS)
-)
-
-
+POLICIES = _policies()
 Question = tuple[int, Address, int, str | None, bool, int]  # protocol, address, port, name, whether ECH, now
 
 
@@ -139,6 +144,7 @@ def _judged(attempts: tuple[Policy, list[Question]]) -> Iterator[tuple[Question,
         yield question, policy, judge_by_tables(table_set, *question)
 
 
+@settings(max_examples=300, deadline=None)
 @given(ATTEMPTS)
 def test_the_tables_judge_as_the_rules_do(attempts: tuple[Policy, list[Question]]) -> None:
     """Allowed, denied, or asked for a name: the same by the tables as by reading rule after rule."""
@@ -147,6 +153,7 @@ def test_the_tables_judge_as_the_rules_do(attempts: tuple[Policy, list[Question]
         assert (judged.is_allowed, judged.needs_name) == (expected.is_allowed, expected.needs_name), question
 
 
+@settings(max_examples=300, deadline=None)
 @given(ATTEMPTS)
 def test_the_rule_that_is_named_is_one_that_allows_it(attempts: tuple[Policy, list[Question]]) -> None:
     """At that moment, that name, that address. (With ECH the table names the rule for the name, see HostSlot.)"""
@@ -156,6 +163,7 @@ def test_the_rule_that_is_named_is_one_that_allows_it(attempts: tuple[Policy, li
             assert judged.rule in may(policy, *question).rules, question
 
 
+@settings(deadline=None)
 @given(POLICIES)
 def test_no_entry_says_what_its_encloser_says(policy: Policy) -> None:
     """Every entry costs kernel memory and a step of the walk."""
@@ -170,6 +178,7 @@ def test_no_entry_says_what_its_encloser_says(policy: Policy) -> None:
         assert entry.ports_id != (nearest.ports_id if nearest else 0)
 
 
+@settings(deadline=None)
 @given(POLICIES)
 def test_keys_are_unique_and_every_id_is_used(policy: Policy) -> None:
     """A key written twice would lose the first value; an id that nothing uses would be a hole."""

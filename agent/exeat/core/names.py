@@ -1,7 +1,7 @@
 """Text to host pattern: one way to write each name, and a sentence for whatever is no host name."""
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import idna
 
@@ -11,6 +11,7 @@ from exeat.model.names import NAME_MAX, HostPattern, PatternKind
 
 _LABEL_MAX = 63  # RFC 1035, 2.3.4
 _TEXT_MAX = 1024  # no name is so long even in Unicode; IDNA need not look at more
+_KINDS = (PatternKind.ANY_LABELS, PatternKind.ONE_LABEL, PatternKind.EXACT)  # the last begins every text
 _LABEL = re.compile(r"[a-z0-9-]+")
 # What URL readers take for an IPv4 address: `127.1`, `0x7f000001` (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -19,7 +20,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 def parse_host_pattern(text: str) -> HostPattern:
     """Read `api.example.com`, `*.example.com` or `**.example.com`. Raises ValueError with a sentence."""
     _refuse_what_is_no_name(text)
-    kind = next(kind for kind in (PatternKind.ANY_LABELS, PatternKind.ONE_LABEL, PatternKind.EXACT) if _has(text, kind))
+    kind = next(kind for kind in _KINDS if text.startswith(kind.value))
     rest = text.removeprefix(kind.value)
     if "*" in rest:
         raise ValueError(
@@ -35,10 +36,6 @@ def parse_host_pattern(text: str) -> HostPattern:
     return pattern
 
 
-def _has(text: str, kind: PatternKind) -> bool:
-    return text.startswith(kind.value)
-
-
 def _refuse_what_is_no_name(text: str) -> None:
     if not text:
         raise ValueError("a host name is empty: write a name such as `api.example.com`")
@@ -51,22 +48,28 @@ def _refuse_what_is_no_name(text: str) -> None:
             f"{shown(text)} would allow every name: name the hosts, "
             "or write `protocol: tcp` and `cidrs` if any name will do"
         )
-    if _is_address(text):
+    host = _host_of_url(text) if any(c in text for c in "/:@?#\\") else text
+    if _is_address(text) or _is_address(host):
         raise ValueError(f"{shown(text)} is an address and no name: write it under `cidrs`")
-    if any(c in text for c in "/:@?#\\"):
-        host = re.sub(r":[0-9]*$", "", re.split(r"[/?#\\]", text.rpartition("://")[2] or text)[0].rpartition("@")[2])
+    if host != text:
         plain = host if _is_plain_name(host) else "api.example.com"
-        raise ValueError(f"{shown(text)} is more than a name: write only the host: `{plain}`; a port goes under `ports`")
+        raise ValueError(
+            f"{shown(text)} is more than a name: write only the host: `{plain}`; a port goes under `ports`"
+        )
+
+
+def _host_of_url(text: str) -> str:
+    """`a.com` of `https://me@a.com:443/path?query`, and of every shorter form."""
+    authority = re.split(r"[/?#\\]", text.rpartition("://")[2])[0]
+    return re.sub(r":[^:\]]*$", "", authority.rpartition("@")[2])
 
 
 def _is_address(text: str) -> bool:
-    for parse in (ip_address, ip_network):
-        try:
-            parse(text.strip("[]"))
-        except ValueError:
-            continue
-        return True
-    return False
+    try:
+        ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_plain_name(text: str) -> bool:

@@ -21,7 +21,7 @@ def parse_network(text: str) -> Network:
             "a name belongs under `hosts`"
         ) from None
     if address.version == 6 and address.scope_id is not None:
-        raise ValueError(f"{shown(text)} names an interface: write the address without `%{address.scope_id}`")
+        raise ValueError(f"{shown(text)} names an interface: write the address without `%` and what follows it")
     length = _length(text, length_text, address) if slash else address.max_prefixlen
     network = ip_network((address, length), strict=False)
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):

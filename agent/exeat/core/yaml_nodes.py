@@ -16,13 +16,13 @@ try:
 except ImportError:  # PyYAML without libyaml: the same events, ten times slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
-TEXT_MAX = 1 << 20  # bytes; 20,000 hosts in the longest style take two thirds of it
+TEXT_MAX = 1 << 20  # bytes; 20,000 hosts of 40 characters each, one a line, fit
 _DEPTH_MAX = 20  # a policy needs 5
-_NODES_MAX = 500_000  # with aliases unfolded
+_UNFOLDED_MAX = 100_000  # nodes that aliases repeat; all others are bounded by the text
 # What YAML forbids, and what makes a line look different from what it says: bidirectional controls ("Trojan Source",
-# CVE-2021-42574), a byte order mark inside the text, and line breaks that no editor counts.
+# CVE-2021-42574), a byte order mark inside the text, and line breaks that not every editor counts.
 _FORBIDDEN = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
+    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]|\r(?!\n)"
 )
 
 
@@ -45,10 +45,15 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A mapping's value, and the line of its key."""
+    """A mapping's key and value; the key's line is where the key, or an alias for it, is written."""
 
-    line: int
+    key: Scalar
     node: "Node"
+
+    @property
+    def line(self) -> int:
+        """Where the field begins."""
+        return self.key.line
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,14 @@ class _Composer:
         self.root: Node | None = None
         self._problems = problems
         self._open: list[tuple[Sequence | Mapping, str | None, int]] = []  # with its anchor, and the nodes before it
-        self._keys: list[tuple[str, int] | None] = []  # per open node: the key that waits for its value, and its line
+        self._keys: list[Scalar | None] = []  # per open node: the key that waits for its value
         self._anchored: dict[str, tuple[Node, int]] = {}  # and how many nodes it unfolds to
         self._nodes = 0
+        self._unfolded = 0
 
     def take(self, event: yaml.Event) -> bool:
         """Take one event; False if nothing after it is to be read."""
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         match event:
             case yaml.DocumentStartEvent():
                 if self.root is not None:
@@ -103,10 +109,10 @@ class _Composer:
                 self._add(self._aliased(event.anchor, line), line)
             case yaml.ScalarEvent():
                 self._refuse_tag(event.tag, line)
-                node = Scalar(line, event.value, event.style in (None, ""))
-                self._count(1, line)
-                self._anchor(event.anchor, node, 1)
-                self._add(node, line)
+                scalar = Scalar(line, event.value, event.style in (None, ""))
+                self._nodes += 1
+                self._anchor(event.anchor, scalar, 1)
+                self._add(scalar, line)
             case yaml.SequenceStartEvent():
                 self._begin(event, Sequence(line, []))
             case yaml.MappingStartEvent():
@@ -126,7 +132,7 @@ class _Composer:
             self._anchored.pop(event.anchor, None)  # an alias inside is no reference to an earlier anchor of that name
         self._open.append((node, event.anchor, self._nodes))
         self._keys.append(None)
-        self._count(1, node.line)
+        self._nodes += 1
 
     def _add(self, node: Node, line: int) -> None:
         """Put a finished node where it belongs; `line` is where it was written, if only as an alias."""
@@ -137,43 +143,40 @@ class _Composer:
         if isinstance(parent, Sequence):
             parent.items.append(node)
         elif (key := self._keys[-1]) is None:
-            self._keys[-1] = self._key(node, line), line
+            self._keys[-1] = self._key(node, line)
         else:
-            name, key_line = key
             self._keys[-1] = None
-            if name in parent.fields:
-                first = parent.fields[name].line
-                self._problems.add(key_line, f"{shown(name)} was given in line {first} already: write it once")
-            parent.fields.setdefault(name, Field(key_line, node))
+            if key.text in parent.fields:
+                first = parent.fields[key.text].line
+                self._problems.add(key.line, f"{shown(key.text)} was given in line {first} already: write it once")
+            parent.fields.setdefault(key.text, Field(key, node))
 
-    def _key(self, node: Node, line: int) -> str:
+    def _key(self, node: Node, line: int) -> Scalar:
         if not isinstance(node, Scalar):
             raise self._problems.failure(line, "a list or mapping stands where a field's name belongs: write a name")
         if node.is_plain and node.text == "<<":
             raise self._problems.failure(line, "`<<` would merge another mapping: write its fields here")
-        return node.text
+        return Scalar(line, node.text, node.is_plain)
 
     def _anchor(self, anchor: str | None, node: Node, nodes: int) -> None:
         if anchor is not None:
             self._anchored[anchor] = node, nodes
 
-    def _aliased(self, anchor: str, line: int) -> Node:
-        if anchor not in self._anchored:
+    def _aliased(self, anchor: str | None, line: int) -> Node:
+        if anchor is None or anchor not in self._anchored:
             raise self._problems.failure(
                 line,
-                f"{shown('*' + anchor)} is a YAML alias, and no finished anchor before it has that name: "
-                f'quote what begins with a star: "*{anchor}"',
+                f"{shown(f'*{anchor}')} is a YAML alias, and no finished anchor before it has that name: "
+                'quote what begins with a star: "*.example.com"',
             )
         node, nodes = self._anchored[anchor]
-        self._count(nodes, line)
-        return node
-
-    def _count(self, nodes: int, line: int) -> None:
         self._nodes += nodes
-        if self._nodes > _NODES_MAX:
+        self._unfolded += nodes
+        if self._unfolded > _UNFOLDED_MAX:
             raise self._problems.failure(
-                line, f"the document unfolds to more than {_NODES_MAX:,} values here: split the policy"
+                line, f"aliases unfold to more than {_UNFOLDED_MAX:,} values up to here: write rules that share less"
             )
+        return node
 
     def _refuse_tag(self, tag: str | None, line: int) -> None:
         if tag is not None:
@@ -181,12 +184,12 @@ class _Composer:
 
 
 def _refuse_unreadable(text: str, problems: Problems) -> None:
+    size = len(text.encode(errors="surrogatepass"))
+    if size > TEXT_MAX:
+        raise problems.failure(1, f"the policy has {size:,} bytes, of which at most {TEXT_MAX:,} are read: split it")
     if bad := _FORBIDDEN.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise problems.failure(line, f"U+{ord(bad[0]):04X} cannot be seen, or changes how the line looks: remove it")
-    size = len(text.encode())
-    if size > TEXT_MAX:
-        raise problems.failure(1, f"the policy has {size:,} bytes, of which at most {TEXT_MAX:,} are read: split it")
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:

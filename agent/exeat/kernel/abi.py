@@ -176,7 +176,13 @@ class Stamp(Structure):
 class VerifiedName(Structure):
     """Twin: struct verified_name."""
 
-    _fields_ = (("key", HostKey), ("length", c_uint16), ("dots", c_uint16))
+    _fields_ = (
+        ("key", HostKey),
+        ("length", c_uint16),
+        ("dots", c_uint16),
+        ("has_ech", c_uint8),
+        ("pad", c_uint8 * 3),
+    )
 
 
 class Event(Structure):
@@ -216,14 +222,14 @@ class Question(Structure):
     _fields_ = (
         ("policy_id", c_uint32),
         ("protocol", c_uint8),
-        ("has_ech", c_uint8),
+        ("pad", c_uint8),
         ("port", c_uint8 * 2),
         ("address", c_uint8 * 16),
         ("name", VerifiedName),
         ("ret_rule", c_uint32),
         ("ret_outcome", c_uint8),
         ("ret_reason", c_uint8),
-        ("pad", c_uint8 * 2),
+        ("pad2", c_uint8 * 2),
     )
 
 

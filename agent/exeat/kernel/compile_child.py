@@ -1,7 +1,7 @@
 """Run as a program of its own: compiles with BCC, loads, pins, exits. BCC's 120 MB of memory go with it.
 
-Takes a JSON request on standard input (pins, programs), answers with a JSON object on standard output: {"ok": true} or
-{"error": "..."}. The only module of exeat that imports bcc.
+Takes a JSON request on standard input (pins, programs), answers with a JSON object on standard output: {"ok": true,
+"refused": {program: why}} or {"error": "..."}. The only module of exeat that imports bcc.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from exeat.kernel import libbpf
 from exeat.kernel.source import build_header_tree
 
 
-def _load(request: dict[str, Any]) -> None:
+def _load(request: dict[str, Any]) -> dict[str, str]:
+    """Loads and pins what it can; what was refused, and how."""
     from bcc import BPF
 
     flags = [f'-DPIN_DIR="{request["map_directory"]}"', "-Wno-macro-redefined", "-Wno-unused-command-line-argument"]
@@ -25,14 +26,15 @@ def _load(request: dict[str, Any]) -> None:
         module = BPF(text=request["text"], cflags=flags)
     except Exception as error:  # noqa: BLE001 - BCC raises bare Exception, with the story already on stderr
         raise KernelError(f"the BPF programs do not compile here: {error}") from error
+    refused = {}
     for name, (program_type, attach_type) in request["programs"].items():
         try:
             function = module.load_func(name, program_type, attach_type=attach_type)
         except Exception as error:  # noqa: BLE001 - as above
-            raise KernelError(
-                f"this kernel ({os.uname().release}) refused the program {name}: {error}. `exeat doctor` lists what is missing"
-            ) from error
+            refused[name] = str(error)
+            continue
         libbpf.pin(function.fd, f"{request['program_directory']}/{name}")
+    return refused
 
 
 def main() -> int:
@@ -45,7 +47,7 @@ def main() -> int:
         try:
             build_header_tree(Path(headers))
             os.environ["BCC_KERNEL_SOURCE"] = headers
-            _load(request)
+            answer["refused"] = _load(request)
         except ImportError:
             answer = {"error": "BCC is missing for this Python: apt-get install python3-bpfcc, and use a virtual "
                       "environment of /usr/bin/python3 made with --system-site-packages"}

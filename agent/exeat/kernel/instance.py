@@ -16,17 +16,18 @@ from exeat.errors import KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.abi import LAYOUT
 from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
-from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
+from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS
 from exeat.kernel.source import joined_source
 
 
-def compile_and_pin(map_directory: Path, program_directory: Path, programs: tuple[Program, ...] = PROGRAMS) -> None:
-    """Compiles in a child process, which pins what it loaded. Maps that are pinned already are used as they are."""
+def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, str]:
+    """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are. Returns
+    the programs that this kernel refused, and how."""
     request = {
         "text": joined_source(),
         "map_directory": str(map_directory),
         "program_directory": str(program_directory),
-        "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
+        "programs": {program.name: (program.program_type, program.attach_type) for program in PROGRAMS},
     }
     child = subprocess.run(
         [sys.executable, "-m", "exeat.kernel.compile_child"],
@@ -39,6 +40,7 @@ def compile_and_pin(map_directory: Path, program_directory: Path, programs: tupl
     if "ok" not in answer:
         story = child.stderr.strip().splitlines()
         raise KernelError("\n".join([answer["error"], *(f"  {line}" for line in story[-20:])]))
+    return dict(answer["refused"])
 
 
 @contextmanager
@@ -63,13 +65,20 @@ class Instance:
         """Where everything of it is pinned."""
         return bpf_root() / "exeat" / f"v{LAYOUT}" / self.name
 
+    def is_loaded(self) -> bool:
+        """Whether anything of it is pinned that could hold a stamp."""
+        return (self.directory / "maps" / "stamps").exists()
+
     def load(self) -> None:
         """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""
         directory = self.directory
         for part in ("maps", "programs", "links", "incoming"):
             (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_pins(directory / "incoming")
-        compile_and_pin(directory / "maps", directory / "incoming")
+        refused = compile_and_pin(directory / "maps", directory / "incoming")
+        if refused:
+            which = ", ".join(f"{name} ({why})" for name, why in refused.items())
+            raise KernelError(f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs")
         for program in PROGRAMS:
             link = directory / "links" / program.name
             new = directory / "incoming" / program.name

@@ -146,7 +146,8 @@ class Tables:
 
     def ask(self, policy_id: int, protocol: int, address: bytes, port: int, *, name: str = "", has_ech: bool = False) -> Answer:
         """Asks the judge in the kernel. `address` is 16 bytes, IPv4 as ::ffff:a.b.c.d."""
-        question = Question(policy_id=policy_id, protocol=protocol, has_ech=has_ech)
+        question = Question(policy_id=policy_id, protocol=protocol)
+        question.name.has_ech = has_ech
         question.port[:] = port.to_bytes(2, "big")
         question.address[:] = address
         reverse = name.encode()[::-1]

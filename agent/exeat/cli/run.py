@@ -1,0 +1,74 @@
+"""`exeat run`: puts a command under a policy."""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from exeat.core.allow_flag import parse_allow_cidr
+from exeat.core.policy_file import read_policy
+from exeat.errors import LaunchError, PolicyError
+from exeat.launch import invoking_identity, named_identity
+from exeat.model.policy import Mode, Policy
+from exeat.run import Run
+from exeat.run import run as run_command
+
+_EPILOG = """\
+exit status: the command's own; 128+N if signal N ended it; 3 with --fail-on-deny if the command succeeded but
+something was denied; 125 if exeat failed; 126 if the command cannot be executed; 127 if it was not found.
+"""
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "run",
+        help="run a command under a policy",
+        description="Runs a command that reaches what the policy names, and nothing else.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="exeat run [OPTIONS] -- COMMAND [ARGS...]",
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="the policy, as YAML (docs/policy.md)")
+    parser.add_argument(
+        "--allow-cidr", action="append", default=[], metavar="CIDR[:PORTS][/PROTO]",
+        help="allow a network, e.g. 203.0.113.0/24:443,8000-8010/tcp; may be given several times",
+    )
+    parser.add_argument("--mode", choices=[mode.value for mode in Mode], help="instead of the policy's own mode")
+    parser.add_argument("--fail-on-deny", action="store_true", help="exit with 3 if anything was denied")
+    parser.add_argument("--verdicts", type=Path, metavar="FILE", help="append every verdict to FILE as a line of JSON")
+    parser.add_argument("--user", metavar="NAME", help="run as this user (default: who called sudo)")
+    parser.add_argument("--quiet", action="store_true", help="show no denials and no summary")
+    parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
+    parser.set_defaults(act=act)
+
+
+def act(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
+    if not argv:
+        raise LaunchError("there is no command to run; put it after --")
+    if os.geteuid() != 0:
+        raise LaunchError("exeat run needs root, to load programs into the kernel: sudo exeat run ...")
+    identity = named_identity(options.user) if options.user else invoking_identity(os.environ)
+    wanted = Run(
+        argv=argv,
+        identity=identity,
+        policy=_policy(options),
+        verdicts_file=options.verdicts,
+        fails_on_deny=options.fail_on_deny,
+        is_quiet=options.quiet,
+    )
+    return run_command(wanted)
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    policy = Policy(name="command-line")
+    if options.policy:
+        try:
+            text = options.policy.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError([f"{options.policy}: cannot be read: {error}"]) from error
+        policy = read_policy(text, str(options.policy), has_gate=False).policy
+    policy = replace(policy, rules=policy.rules + tuple(parse_allow_cidr(text) for text in options.allow_cidr))
+    return replace(policy, mode=Mode(options.mode)) if options.mode else policy

@@ -1,0 +1,48 @@
+"""After a change of policy, and at a workload's end: cuts the open connections that nothing allows any more."""
+
+from collections.abc import Callable
+
+from exeat.kernel.abi import Outcome, Stamp
+from exeat.kernel.instance import Instance
+from exeat.kernel.sockets import Diagnosis, OpenSocket
+from exeat.kernel.tables import Tables
+
+
+def destination(stamp: Stamp) -> tuple[int, bytes, int] | None:
+    """Protocol, address and port that a stamp allows; None: none yet."""
+    low = stamp.destination & 0xFFFFFFFF
+    if low == 0:
+        return None
+    return low >> 16, bytes(stamp.address), int.from_bytes((low & 0xFFFF).to_bytes(2, "little"), "big")
+
+
+def cut_revoked(instance: Instance, tables: Tables, cgroup: int, policy_id: int) -> int:
+    """Ends those of a workload's sockets whose destination its policy no longer allows. Idle ones too: a packet of theirs
+    would be dropped anyway, but their programs would wait for ever. Returns how many."""
+
+    def is_revoked(one: OpenSocket) -> bool:
+        to = destination(one.stamp)
+        if to is None or (one.stamp.rule_id == 0 and _is_loopback(to[1])):  # own loopback needs no rule
+            return False
+        protocol, address, port = to
+        answer = tables.ask(policy_id, protocol, address, port, name=one.name)
+        return answer.outcome is Outcome.DENY
+
+    return _cut(instance, lambda one: one.stamp.workload == cgroup and is_revoked(one))
+
+
+def cut_all(instance: Instance, cgroup: int) -> int:
+    """Ends every socket of a workload: what is still queued in it would leave unjudged once the programs are gone."""
+    return _cut(instance, lambda one: one.stamp.workload == cgroup)
+
+
+def _cut(instance: Instance, is_over: Callable[[OpenSocket], bool]) -> int:
+    diagnosis = Diagnosis()
+    try:
+        return sum(diagnosis.destroy(one) for one in diagnosis.stamped(instance) if is_over(one))
+    finally:
+        diagnosis.close()
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address == bytes(15) + b"\x01" or address[:13] == bytes(10) + b"\xff\xff\x7f"

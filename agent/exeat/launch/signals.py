@@ -1,0 +1,86 @@
+"""Waits for the command the way a shell expects: it passes on what was sent to it, stops when the command stops."""
+
+import os
+import signal
+
+from exeat.launch.cgroup import is_inside
+
+Mask = set[int | signal.Signals]
+
+_FROM_KERNEL = 0x80  # SI_KERNEL: a key on the terminal, which its whole foreground group has already got
+# What reports on the supervisor itself, or cannot be blocked.
+_OWN = {
+    signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE,
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT,
+}  # fmt: skip
+FORWARDED = frozenset(signal.valid_signals() - _OWN)
+_WATCHED = FORWARDED | {signal.SIGCHLD}
+
+
+def block() -> Mask:
+    """Hold back, from now on, everything that wait_for() handles; the former mask is for the command."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would lose the command's status
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED | {signal.SIGTTOU}))
+
+
+def unblock(former: Mask) -> None:
+    """Forget what was sent to a command that is gone, then take signals as before."""
+    while signal.sigtimedwait(_WATCHED, 0):
+        continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def restore_for_exec(former: Mask) -> None:
+    """Give the command the dispositions and the mask that this process was started with, as far as Python tells."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by every Python
+        signal.signal(number, signal.SIG_DFL)
+    for number in FORWARDED:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def wait_for(child: int, cgroup_path: str) -> int:
+    """The command's exit status, 128+N if signal N ended it. Signals must be blocked."""
+    own_terminal = _foreground_terminal()
+    while True:
+        status = _reap(child)
+        if status is not None:
+            break
+        received = signal.sigwaitinfo(_WATCHED)
+        if received.si_signo != signal.SIGCHLD and _is_for_the_command(received, cgroup_path):
+            os.kill(child, received.si_signo)
+    if own_terminal is not None:
+        os.tcsetpgrp(own_terminal, os.getpgrp())  # a shell inside could not: our group has no number in there
+    return status
+
+
+def _is_for_the_command(received: signal.struct_siginfo, cgroup_path: str) -> bool:
+    """Not what the terminal sent to both of us, nor what the command sent to its group, and so to us."""
+    if received.si_code == _FROM_KERNEL:
+        return False
+    return not (received.si_pid and is_inside(received.si_pid, cgroup_path))
+
+
+def _reap(child: int) -> int | None:
+    while True:
+        result = os.waitid(os.P_PID, child, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return result.si_status
+        if result.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            return 128 + result.si_status
+        os.kill(os.getpid(), signal.SIGSTOP)  # so that our shell sees a stopped job
+        os.kill(child, signal.SIGCONT)
+
+
+def _foreground_terminal() -> int | None:
+    """The standard descriptor of a terminal that is ours right now."""
+    for fd in (0, 1, 2):
+        try:
+            if os.tcgetpgrp(fd) == os.getpgrp():
+                return fd
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,52 @@
+"""What `exeat run` tells the person at the terminal, and writes down for machines."""
+
+from typing import TextIO
+
+from exeat.core.verdict_text import json_line, line_for_people, subject_of
+from exeat.kernel.tables import WorkloadTraffic
+from exeat.model.record import Record
+from exeat.model.verdicts import Verdict
+
+_REMEMBERED = 10_000  # destinations; beyond, a scan would fill the memory with what nobody reads
+
+
+class Report:
+    """Collects records as they come."""
+
+    def __init__(self, verdicts: TextIO | None, terminal: TextIO | None) -> None:
+        self._verdicts = verdicts
+        self._terminal = terminal
+        self._denied: set[tuple[str, str]] = set()
+
+    def take(self, record: Record) -> None:
+        """One more verdict: every one is written down, the first denial of each destination is shown."""
+        if self._verdicts:
+            self._verdicts.write(json_line(record) + "\n")
+            self._verdicts.flush()
+        if not record.is_denial:
+            return
+        what = (subject_of(record), record.reason.word)
+        if what in self._denied or len(self._denied) >= _REMEMBERED:
+            return
+        self._denied.add(what)
+        self._show(line_for_people(record))
+
+    def summarise(self, traffic: WorkloadTraffic, lost: int) -> None:
+        """The last line; counts are the kernel's own and include what was lost on the way here."""
+        counts = traffic.verdicts
+        parts = [f"{counts[Verdict.FORWARDED]} allowed", f"{counts[Verdict.DROPPED]} denied"]
+        if counts[Verdict.AUDIT]:
+            parts.append(f"{counts[Verdict.AUDIT]} would be denied")
+        if counts[Verdict.ERROR]:
+            parts.append(f"{counts[Verdict.ERROR]} denied by failures of exeat")
+        if self._denied:
+            parts[1] += f" ({len(self._denied)} different)"
+        parts.append(f"{traffic.bytes_out} bytes out, {traffic.bytes_in} in")
+        if lost:
+            parts.append(f"{lost} verdicts lost before they could be shown")
+        self._show(f"exeat: {', '.join(parts)}")
+
+    def _show(self, line: str) -> None:
+        if self._terminal:
+            self._terminal.write(line + "\n")
+            self._terminal.flush()

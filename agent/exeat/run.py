@@ -1,0 +1,96 @@
+"""Composition root of `exeat run`: one command, one leaf cgroup, one instance of the programs, one policy."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from exeat.core.compile import compile_policy
+from exeat.core.compile_rules import until_ns
+from exeat.errors import LaunchError
+from exeat.kernel.instance import Instance, remove_instance
+from exeat.kernel.sweep import cut_all
+from exeat.kernel.tables import Tables, WorkloadTraffic
+from exeat.kernel.telling import Naming
+from exeat.kernel.watch import Watch, Watched
+from exeat.launch import Identity, Launch, Leaf
+from exeat.model.policy import Policy
+from exeat.model.verdicts import Verdict
+from exeat.report import Report
+
+DENIED_STATUS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `exeat run` was asked to do."""
+
+    argv: Sequence[str]
+    identity: Identity
+    policy: Policy
+    verdicts_file: Path | None
+    fails_on_deny: bool
+    is_quiet: bool
+
+
+def forget(leaf: Leaf) -> None:
+    """Takes what a run left in the kernel out of it. Its sockets first: once no program runs, what they hold leaves."""
+    instance = Instance(leaf.name)
+    if instance.is_loaded():
+        try:
+            cut_all(instance, leaf.cgroup_id)
+        finally:
+            instance.close()
+    remove_instance(leaf.name)
+
+
+def run(wanted: Run) -> int:
+    """Runs the command to its end; the status to exit with."""
+    table_set = compile_policy(wanted.policy)
+    verdicts = _open_verdicts(wanted.verdicts_file)
+    report = Report(verdicts, None if wanted.is_quiet else sys.stderr)
+    try:
+        with Launch.prepare(wanted.argv, wanted.identity, forget) as launch:
+            instance = Instance(launch.leaf.name)
+            instance.load()
+            tables = Tables(instance)
+            policy_id = tables.add(table_set)
+            tables.switch(launch.cgroup_id, policy_id)
+            instance.attach(launch.directory)
+            watched = Watched(
+                cgroup=launch.cgroup_id,
+                workloads={launch.cgroup_id: launch.cgroup_path},
+                policies={policy_id: Naming(table_set.policy_name, table_set.rule_names)},
+                policy_id=policy_id,
+                ends_ns=_ends_ns(wanted.policy),
+            )
+            launch.start()
+            watch = Watch(instance, tables, watched, report.take)
+            watch.start()
+            status = launch.wait()
+        watch.finish()
+        traffic = tables.traffic(launch.cgroup_id)
+        report.summarise(traffic, tables.lost_events())
+        instance.close()
+    finally:
+        if verdicts:
+            verdicts.close()
+    return DENIED_STATUS if status == 0 and wanted.fails_on_deny and _was_denied(traffic) else status
+
+
+def _open_verdicts(path: Path | None) -> TextIO | None:
+    try:
+        return path.open("a", encoding="utf-8") if path else None
+    except OSError as error:
+        raise LaunchError(f"cannot write verdicts to {path}: {error.strerror}") from error
+
+
+def _ends_ns(policy: Policy) -> tuple[int, ...]:
+    """When something of a policy ends: open connections are looked at then, also idle ones."""
+    ends = {end for end in (policy.expires, *(rule.expires for rule in policy.rules)) if end}
+    return tuple(sorted(until_ns(end) for end in ends))
+
+
+def _was_denied(traffic: WorkloadTraffic) -> bool:
+    return any(count for verdict, count in traffic.verdicts.items() if verdict is not Verdict.FORWARDED)
