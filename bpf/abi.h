@@ -124,8 +124,8 @@ struct port {
   __u32 pad;
 };
 
-/* hosts: longest prefix of the reversed name, "moc.elpmaxe.ipa\0", so that wildcards cost one look-up as well and a name
- * is compared byte by byte: no hash stands between a name and its allowance. */
+/* hosts: longest prefix of the reversed name, "moc.elpmaxe.ipa\0", so that wildcards cost one look-up as well and a
+ * name is compared byte by byte: no hash stands between a name and its allowance. */
 struct host_key {
   __u32 prefixlen;
   __u32 names_id;
@@ -213,7 +213,7 @@ struct event {
   __u32 rule_id;
   __u32 pid;
   __u32 uid;
-  __u32 bytes; /* of the hello, datagram or packet that was judged */
+  __u32 bytes;  /* of the hello, datagram or packet that was judged */
   __u32 detail; /* socket option, socket type or protocol, where the reason is about one */
   __be16 port;
   __be16 source_port;

@@ -147,10 +147,18 @@ static __always_inline int on_way_out_v6(struct bpf_sock_addr *ctx, __u8 hook) {
   return judge_destination(ctx, &flow, hook);
 }
 
-int on_connect4(struct bpf_sock_addr *ctx) { return on_way_out_v4(ctx, HOOK_CONNECT); }
+int on_connect4(struct bpf_sock_addr *ctx) {
+  return on_way_out_v4(ctx, HOOK_CONNECT);
+}
 
-int on_connect6(struct bpf_sock_addr *ctx) { return on_way_out_v6(ctx, HOOK_CONNECT); }
+int on_connect6(struct bpf_sock_addr *ctx) {
+  return on_way_out_v6(ctx, HOOK_CONNECT);
+}
 
-int on_send4(struct bpf_sock_addr *ctx) { return on_way_out_v4(ctx, HOOK_SEND); }
+int on_send4(struct bpf_sock_addr *ctx) {
+  return on_way_out_v4(ctx, HOOK_SEND);
+}
 
-int on_send6(struct bpf_sock_addr *ctx) { return on_way_out_v6(ctx, HOOK_SEND); }
+int on_send6(struct bpf_sock_addr *ctx) {
+  return on_way_out_v6(ctx, HOOK_SEND);
+}

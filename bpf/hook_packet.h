@@ -56,7 +56,8 @@ static __always_inline bool is_verified(const struct stamp *stamp) {
   return stamp->state == STATE_WATCHED || stamp->state == STATE_VERIFIED;
 }
 
-/* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where that is safe. */
+/* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where that is safe.
+ */
 static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock *sk, struct stamp *stamp,
                                          const struct standing *standing, const struct packet *packet, __u64 now_ns,
                                          struct judgement *ret) {
@@ -158,8 +159,8 @@ int on_packet_out(struct __sk_buff *skb) {
     deny(&judgement, packet.reason);
   else
     judge_packet(skb, sk, stamp, &standing, &packet, telling.started_ns, &judgement);
-  if (!packet.reason && judgement.outcome != DENY && packet.flow.protocol == IPPROTO_TCP &&
-      packet.flow.payload && stamp->state == STATE_DENIED)
+  if (!packet.reason && judgement.outcome != DENY && packet.flow.protocol == IPPROTO_TCP && packet.flow.payload &&
+      stamp->state == STATE_DENIED)
     deny(&judgement, UNVERIFIED_DATA);
 
   if (judgement.outcome != DENY) {

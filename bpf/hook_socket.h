@@ -19,7 +19,7 @@ static __always_inline __u8 refuse_socket(__u32 type, __u32 protocol, bool allow
   if (type == SOCK_RAW)
     return RAW_SOCKET; /* would write its own addresses, past connect and sendto */
   if (protocol == PROTOCOL_MPTCP)
-    return MPTCP_SOCKET; /* its writes do not pass on_message, and a name can be striped over subflows */
+    return MPTCP_SOCKET;      /* its writes do not pass on_message, and a name can be striped over subflows */
   return PROTOCOL_NOT_JUDGED; /* SCTP, UDP-Lite, DCCP, SMC: no connect hook sees them */
 }
 

@@ -17,7 +17,8 @@ static __always_inline void watch_socket(struct bpf_sock_ops *ctx, struct stamp 
 static __always_inline void release_socket(struct bpf_sock_ops *ctx, struct stamp *stamp) {
   __u64 cookie = stamp->cookie;
 
-  /* A socket in the sockhash sends at 0.8 of its speed. Here the socket is locked, in on_message it must not be done. */
+  /* A socket in the sockhash sends at 0.8 of its speed. Here the socket is locked, in on_message it must not be done.
+   */
   sockets.delete(&cookie);
   stamp->is_hashed = 0;
   bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);

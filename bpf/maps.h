@@ -1,38 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Every map, pinned under PIN_DIR (given by the loader), so that a new version of the programs goes on with what the old
- * one knew, and enforcement needs no agent. */
+/* Every map, pinned under PIN_DIR (given by the loader), so that a new version of the programs goes on with what the
+ * old one knew, and enforcement needs no agent. */
 #pragma once
 
 #include "abi.h"
 
-#define NO_PREALLOC 1U      /* BPF_F_NO_PREALLOC, required by LPM tries and socket storage */
-#define CLONED (1U << 9)    /* BPF_F_CLONE: an accepted socket inherits its listener's stamp */
+#define NO_PREALLOC 1U   /* BPF_F_NO_PREALLOC, required by LPM tries and socket storage */
+#define CLONED (1U << 9) /* BPF_F_CLONE: an accepted socket inherits its listener's stamp */
 
 /* BCC's own macros for these kinds of map know no pin path. */
-#define PINNED_RING(_name, _pages, _path)                                                                               \
-  struct _name##_table_t {                                                                                             \
-    int key;                                                                                                           \
-    u32 leaf;                                                                                                          \
-    int (*ringbuf_output)(void *, u64, u64);                                                                           \
-    void *(*ringbuf_reserve)(u64);                                                                                     \
-    void (*ringbuf_discard)(void *, u64);                                                                              \
-    void (*ringbuf_submit)(void *, u64);                                                                               \
-    u32 max_entries;                                                                                                   \
-  };                                                                                                                   \
+#define PINNED_RING(_name, _pages, _path)    \
+  struct _name##_table_t {                   \
+    int key;                                 \
+    u32 leaf;                                \
+    int (*ringbuf_output)(void *, u64, u64); \
+    void *(*ringbuf_reserve)(u64);           \
+    void (*ringbuf_discard)(void *, u64);    \
+    void (*ringbuf_submit)(void *, u64);     \
+    u32 max_entries;                         \
+  };                                         \
   __attribute__((section("maps/ringbuf:" _path))) struct _name##_table_t _name = {.max_entries = ((_pages)*PAGE_SIZE)}
 
-#define PINNED_SOCKHASH(_name, _key_type, _max_entries, _path)                                                         \
-  struct _name##_table_t {                                                                                             \
-    _key_type key;                                                                                                     \
-    int leaf;                                                                                                          \
-    int (*update)(_key_type *, int *);                                                                                 \
-    int (*delete)(_key_type *);                                                                                        \
-    int (*sock_hash_update)(void *, void *, u64);                                                                      \
-    int (*msg_redirect_hash)(void *, void *, u64);                                                                     \
-    int (*sk_redirect_hash)(void *, void *, u64);                                                                      \
-    u32 max_entries;                                                                                                   \
-  };                                                                                                                   \
-  __attribute__((section("maps/sockhash:" _path))) struct _name##_table_t _name = {.max_entries = (_max_entries)};     \
+#define PINNED_SOCKHASH(_name, _key_type, _max_entries, _path)                                                     \
+  struct _name##_table_t {                                                                                         \
+    _key_type key;                                                                                                 \
+    int leaf;                                                                                                      \
+    int (*update)(_key_type *, int *);                                                                             \
+    int (*delete)(_key_type *);                                                                                    \
+    int (*sock_hash_update)(void *, void *, u64);                                                                  \
+    int (*msg_redirect_hash)(void *, void *, u64);                                                                 \
+    int (*sk_redirect_hash)(void *, void *, u64);                                                                  \
+    u32 max_entries;                                                                                               \
+  };                                                                                                               \
+  __attribute__((section("maps/sockhash:" _path))) struct _name##_table_t _name = {.max_entries = (_max_entries)}; \
   BPF_ANNOTATE_KV_PAIR(_name, _key_type, int)
 
 /* The epoch, which every hook reads first. */
@@ -74,8 +74,8 @@ struct hello {
   __u8 has_early_data;
 };
 
-/* Where the reading stands. In a map and volatile, so that the verifier takes each value for any value: kept in registers,
- * it would follow every combination of them through every loop. */
+/* Where the reading stands. In a map and volatile, so that the verifier takes each value for any value: kept in
+ * registers, it would follow every combination of them through every loop. */
 struct cursor {
   __u32 at;
   __u32 got;

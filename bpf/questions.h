@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The judge, asked from outside through BPF_PROG_TEST_RUN: `explain`, the sweep after a change and the tests use the same
- * code that judges traffic. Never attached to anything. */
+/* The judge, asked from outside through BPF_PROG_TEST_RUN: `explain`, the sweep after a change and the tests use the
+ * same code that judges traffic. Never attached to anything. */
 #pragma once
 
 #include "hello.h"

@@ -14,7 +14,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "detach",
         help="remove every trace of exeat from the kernel",
-        description="Removes the programs, maps, pins and cgroups of exeat. Commands that run under it are never let go: "
+        description="Removes the programs, maps, pins and cgroups of exeat. Commands under it are never let go: "
         "they must have ended, or --force ends them.",
     )
     parser.add_argument("--force", action="store_true", help="end the commands that still run under exeat")

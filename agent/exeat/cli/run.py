@@ -31,7 +31,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="the policy, as YAML (docs/policy.md)")
     parser.add_argument(
-        "--allow-cidr", action="append", default=[], metavar="CIDR[:PORTS][/PROTO]",
+        "--allow-cidr",
+        action="append",
+        default=[],
+        metavar="CIDR[:PORTS][/PROTO]",
         help="allow a network, e.g. 203.0.113.0/24:443,8000-8010/tcp; may be given several times",
     )
     parser.add_argument("--mode", choices=[mode.value for mode in Mode], help="instead of the policy's own mode")

@@ -8,7 +8,17 @@ from exeat.model.networks import Address
 from exeat.model.record import Record
 from exeat.model.verdicts import Reason, Verdict
 
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite", 255: "raw", 262: "mptcp"}
+_PROTOCOLS = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+    255: "raw",
+    262: "mptcp",
+}
 _LEVELS = {0: "IP", 6: "TCP", 41: "IPv6"}
 _WORDS = {
     Verdict.FORWARDED: "allowed",

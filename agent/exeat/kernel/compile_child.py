@@ -49,8 +49,10 @@ def main() -> int:
             os.environ["BCC_KERNEL_SOURCE"] = headers
             answer["refused"] = _load(request)
         except ImportError:
-            answer = {"error": "BCC is missing for this Python: apt-get install python3-bpfcc, and use a virtual "
-                      "environment of /usr/bin/python3 made with --system-site-packages"}
+            answer = {
+                "error": "BCC is missing for this Python: apt-get install python3-bpfcc, and use a virtual "
+                "environment of /usr/bin/python3 made with --system-site-packages"
+            }
         except ExeatError as error:
             answer = {"error": str(error)}
     with contextlib.closing(os.fdopen(answer_to, "w")) as out:

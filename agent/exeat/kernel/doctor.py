@@ -10,7 +10,7 @@ from pathlib import Path
 from exeat.errors import ExeatError
 from exeat.kernel import libbpf
 from exeat.kernel.filesystems import bpf_root, mount_point
-from exeat.kernel.instance import compile_and_pin, opened, remove_instance, Instance
+from exeat.kernel.instance import Instance, compile_and_pin, opened, remove_instance
 from exeat.kernel.programs import PROGRAMS
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.source import build_header_tree
@@ -27,8 +27,10 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Every feature, one after the other; what cannot be tried because something before it is missing is missing too."""
-    yield _try("cgroup2", "everything: workloads are cgroups", lambda: str(_need(mount_point("cgroup2"), "not mounted")))
+    """Every feature, one after the other; what cannot be tried for lack of another is missing too."""
+    yield _try(
+        "cgroup2", "everything: workloads are cgroups", lambda: str(_need(mount_point("cgroup2"), "not mounted"))
+    )
     yield _try("cgroup.kill", "`exeat run` could not end what a command leaves behind", _cgroup_kill)
     yield _try("BPF file system", "everything: enforcement could not outlive the agent", lambda: str(bpf_root()))
     yield _try("UAPI headers", "everything: programs are compiled on the host (linux-libc-dev)", _headers)

@@ -50,4 +50,3 @@ class EventRing:
         self._data.release()
         self._producer.close()
         self._consumer.close()
-

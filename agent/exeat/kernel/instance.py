@@ -21,8 +21,10 @@ from exeat.kernel.source import joined_source
 
 
 def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, str]:
-    """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are. Returns
-    the programs that this kernel refused, and how."""
+    """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are.
+
+    Returns the programs that this kernel refused, and how.
+    """
     request = {
         "text": joined_source(),
         "map_directory": str(map_directory),
@@ -31,7 +33,10 @@ def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, s
     }
     child = subprocess.run(
         [sys.executable, "-m", "exeat.kernel.compile_child"],
-        input=json.dumps(request), capture_output=True, text=True, check=False,
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         answer = json.loads(child.stdout)
@@ -78,7 +83,9 @@ class Instance:
         refused = compile_and_pin(directory / "maps", directory / "incoming")
         if refused:
             which = ", ".join(f"{name} ({why})" for name, why in refused.items())
-            raise KernelError(f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs")
+            raise KernelError(
+                f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs"
+            )
         for program in PROGRAMS:
             link = directory / "links" / program.name
             new = directory / "incoming" / program.name

@@ -17,8 +17,10 @@ def destination(stamp: Stamp) -> tuple[int, bytes, int] | None:
 
 
 def cut_revoked(instance: Instance, tables: Tables, cgroup: int, policy_id: int) -> int:
-    """Ends those of a workload's sockets whose destination its policy no longer allows. Idle ones too: a packet of theirs
-    would be dropped anyway, but their programs would wait for ever. Returns how many."""
+    """Ends those of a workload's sockets whose destination its policy no longer allows; returns how many.
+
+    Idle ones too: a packet of theirs would be dropped anyway, but their programs would wait for ever.
+    """
 
     def is_revoked(one: OpenSocket) -> bool:
         to = destination(one.stamp)

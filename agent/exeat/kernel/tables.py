@@ -36,7 +36,7 @@ _HOST = struct.Struct("<QQIxxxxQQIxxxxHB5x")
 
 
 def boot_ns(wall_ns: int, *, now_wall_ns: int | None = None) -> int:
-    """The kernel's clock at a wall-clock time. What is past becomes 1: over, and still told apart from never allowed."""
+    """The kernel's clock at a wall-clock time; what is past becomes 1: over, not never allowed."""
     if wall_ns >= NEVER or wall_ns == 0:
         return wall_ns
     now = time.time_ns() if now_wall_ns is None else now_wall_ns
@@ -144,7 +144,9 @@ class Tables:
         """How many verdicts did not fit into the ring."""
         return self._count(0)
 
-    def ask(self, policy_id: int, protocol: int, address: bytes, port: int, *, name: str = "", has_ech: bool = False) -> Answer:
+    def ask(
+        self, policy_id: int, protocol: int, address: bytes, port: int, *, name: str = "", has_ech: bool = False
+    ) -> Answer:
         """Asks the judge in the kernel. `address` is 16 bytes, IPv4 as ::ffff:a.b.c.d."""
         question = Question(policy_id=policy_id, protocol=protocol)
         question.name.has_ech = has_ech

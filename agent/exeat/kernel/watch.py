@@ -36,9 +36,7 @@ class Watched:
 class Watch:
     """A thread: the caller's own waits for signals."""
 
-    def __init__(
-        self, instance: Instance, tables: Tables, watched: Watched, take: Callable[[Record], None]
-    ) -> None:
+    def __init__(self, instance: Instance, tables: Tables, watched: Watched, take: Callable[[Record], None]) -> None:
         self._instance = instance
         self._tables = tables
         self._watched = watched
@@ -80,7 +78,7 @@ class Watch:
         seconds = None
         if self._ends:
             seconds = max(0.0, (self._ends[0] - time.time_ns()) / 1e9)
-        readable, _, _ = select.select([self._ring, self._stopped], [], [], seconds)
+        readable, _, _ = select.select([self._ring.fileno(), self._stopped], [], [], seconds)
         if not readable:
             self._ends.pop(0)
             cut_revoked(self._instance, self._tables, self._watched.cgroup, self._watched.policy_id)

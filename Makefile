@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine, as root: `make run` and `make test`.
+
+SHELL := /bin/bash
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc libbpf1 linux-libc-dev iproute2
+TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux
+CLANG_FORMAT := clang-format --style=file
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench fuzz vm clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## install what is missing (system packages by apt, Python packages from the lock file)
+
+$(VENV)/.ready: requirements.lock pyproject.toml packaging/install-packages.sh
+	packaging/install-packages.sh $(RUNTIME_PACKAGES) $(TEST_PACKAGES)
+	test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+run: setup ## show exeat doing its main job, on test hosts that it makes itself
+	$(BIN)/python packaging/demo/demo.py
+
+test: setup ## all tests; needs root
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy, import-linter, clang-format
+	$(BIN)/ruff check agent tests packaging
+	$(BIN)/ruff format --check agent tests packaging
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(CLANG_FORMAT) --dry-run --Werror bpf/*.h bpf/*.c
+
+bench: setup ## the numbers of docs/benchmarks.md, as ratios against the same run without exeat
+	PYTHONPATH=tests $(BIN)/python -m bench.main
+
+fuzz: setup ## made-up ClientHellos against an independent parser, for SECONDS (default 120)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_hellos.py $${SECONDS_TO_RUN:-120}
+
+vm: setup ## the end-to-end tests on other kernels, in emulated machines
+	tests/vm/run.sh
+
+clean: ## remove what set-up and tests made below this directory
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
