@@ -4,69 +4,10 @@
 #pragma once
 
 #include "limits.h"
+#include "reasons.h"
 
 /* Twin: model/policy.py Mode */
 enum mode { MODE_DEFAULT = 0, MODE_ENFORCE = 1, MODE_MONITOR = 2, MODE_OPEN = 3, MODE_QUARANTINE = 4 };
-
-/* Twin: model/verdicts.py Verdict */
-enum verdict { FORWARDED = 1, DROPPED = 2, AUDIT = 3, ERROR = 4, VERDICTS = 5 };
-
-/* Twin: model/verdicts.py Reason. Append-only; the operator's story for each stands in docs/reasons.md. */
-enum reason {
-  NETWORK_ALLOWED = 1,
-  NAME_ALLOWED = 2,
-  OWN_LOOPBACK = 3,
-  OPEN_MODE = 4,
-  ADDRESS_NOT_ALLOWED = 16,
-  PORT_NOT_ALLOWED = 17,
-  RULE_EXPIRED = 18,
-  POLICY_EXPIRED = 19,
-  QUARANTINED = 20,
-  LOOPBACK_NOT_OWN = 21,
-  LOOPBACK_NOBODY = 22,
-  REVOKED = 23,
-  RAW_SOCKET = 32,
-  MPTCP_SOCKET = 33,
-  PROTOCOL_NOT_JUDGED = 34,
-  ICMP_NOT_ALLOWED = 35,
-  SOCKET_OPTION = 36,
-  FOREIGN_SOCKET = 37,
-  UNVERIFIED_DATA = 48,
-  FRAGMENT = 49,
-  IP_OPTIONS_PRESENT = 50,
-  EXTENSION_HEADER = 51,
-  URGENT_DATA = 52,
-  MALFORMED_PACKET = 53,
-  PACKET_PROTOCOL = 54,
-  NOT_TLS = 64,
-  SSLV2_HELLO = 65,
-  TLS_VERSION = 66,
-  HELLO_TOO_LONG = 67,
-  HELLO_TOO_MANY_RECORDS = 68,
-  HELLO_INTERLEAVED = 69,
-  HELLO_EMPTY_RECORD = 70,
-  HELLO_MALFORMED = 71,
-  HELLO_TRAILING_BYTES = 72,
-  EXTENSION_DUPLICATE = 73,
-  EXTENSIONS_TOO_MANY = 74,
-  ECH = 75,
-  SNI_MISSING = 76,
-  SNI_SEVERAL = 77,
-  SNI_NOT_HOST_NAME = 78,
-  SNI_MALFORMED = 79,
-  SNI_BAD_CHARACTER = 80,
-  SNI_BAD_LABEL = 81,
-  SNI_TOO_LONG = 82,
-  SNI_ADDRESS = 83,
-  NAME_NOT_ALLOWED = 84,
-  NAME_CHANGED = 85,
-  NO_POLICY = 96,
-  STAMP_MISSING = 97,
-  TABLE_FULL = 98,
-  HELPER_FAILED = 99,
-  BUSY = 100,
-  REASONS = 128,
-};
 
 /* Which program judged. Twin: kernel/abi.py Hook */
 enum hook { HOOK_SOCKET = 1, HOOK_OPTION = 2, HOOK_CONNECT = 3, HOOK_SEND = 4, HOOK_HELLO = 5, HOOK_PACKET = 6 };

@@ -9,6 +9,7 @@
 #include <linux/tcp.h>
 
 #include "limits.h"
+#include "reasons.h"
 #include "abi.h"
 #include "maps.h"
 #include "count.h"

@@ -22,7 +22,7 @@ STORIES: dict[Reason, str] = {
     _.ICMP_NOT_ALLOWED: "the policy has no icmp rule",
     _.SOCKET_OPTION: "this socket option would put something else on the wire than what was judged",
     _.FOREIGN_SOCKET: "the socket was made before the policy or by somebody else; open a new one",
-    _.UNVERIFIED_DATA: "data tried to leave before a name was verified: Fast Open, or a connection older than the policy",
+    _.UNVERIFIED_DATA: "data tried to leave before a name was verified: Fast Open, or a connection older than policy",
     _.FRAGMENT: "a fragment hides what it belongs to; only raw senders make them here",
     _.IP_OPTIONS_PRESENT: "IP options can carry a source route to another address",
     _.EXTENSION_HEADER: "an IPv6 extension header can carry a route to another address",

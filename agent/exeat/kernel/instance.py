@@ -70,9 +70,11 @@ class Instance:
         """Where everything of it is pinned."""
         return bpf_root() / "exeat" / f"v{LAYOUT}" / self.name
 
-    def is_loaded(self) -> bool:
-        """Whether anything of it is pinned that could hold a stamp."""
-        return (self.directory / "maps" / "stamps").exists()
+    def is_attached(self) -> bool:
+        """Whether a program of it has a cgroup to judge, and so could have stamped a socket."""
+        links, maps = self.directory / "links", self.directory / "maps"
+        is_whole = (maps / "stamps").exists() and (maps / "names").exists()  # else its removal was interrupted
+        return is_whole and links.is_dir() and any(links.iterdir())
 
     def load(self) -> None:
         """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""

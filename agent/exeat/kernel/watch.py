@@ -20,6 +20,7 @@ from exeat.model.verdicts import Verdict
 
 _TCP = 6
 _CUTTING = (Verdict.DROPPED, Verdict.ERROR)
+_CERTAINLY_NS = 50_000_000  # after an end: wall clock and kernel's clock are read one after the other, and drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ class Watch:
         """Whether it is time to stop."""
         seconds = None
         if self._ends:
-            seconds = max(0.0, (self._ends[0] - time.time_ns()) / 1e9)
+            seconds = max(0.0, (self._ends[0] + _CERTAINLY_NS - time.time_ns()) / 1e9)
         readable, _, _ = select.select([self._ring.fileno(), self._stopped], [], [], seconds)
-        if not readable:
+        if seconds == 0.0 or not readable:  # also while verdicts come without a pause
             self._ends.pop(0)
             cut_revoked(self._instance, self._tables, self._watched.cgroup, self._watched.policy_id)
         return self._stopped in readable

@@ -1,0 +1,53 @@
+"""The repository's own rules: what may stand where, and how long a file may grow."""
+
+import re
+import subprocess
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TOP = {
+    ".ci", ".clang-format", ".gitignore", "LICENSE", "Makefile", "README.md", "agent", "bpf", "docs", "packaging", "proto",
+    "pyproject.toml", "requirements.lock", "tests",
+}  # fmt: skip
+
+
+def tracked() -> list[Path]:
+    """Every file that git knows."""
+    names = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    return [REPOSITORY / name for name in names.splitlines() if (REPOSITORY / name).is_file()]
+
+
+def test_the_top_level_is_fixed() -> None:
+    """A newcomer finds the room for a change by the folder names."""
+    assert {path.relative_to(REPOSITORY).parts[0] for path in tracked()} <= TOP
+
+
+def test_a_file_holds_one_idea() -> None:
+    """A Python module under 300 lines, a BPF header under 200."""
+    for path in tracked():
+        limit = {".py": 300, ".h": 200, ".c": 200}.get(path.suffix)
+        if limit:
+            assert len(path.read_text().splitlines()) <= limit, path
+
+
+def test_every_bpf_file_says_its_licence() -> None:
+    """bpf/ is dual-licensed, the rest is Apache-2.0."""
+    for path in tracked():
+        if path.parent.name == "bpf" and path.suffix in (".c", ".h"):
+            assert path.read_text().startswith("/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */"), path
+
+
+def test_no_error_is_swallowed() -> None:
+    """`except: pass` hides what an operator must know."""
+    for path in tracked():
+        if path.suffix == ".py":
+            assert not re.search(r"except[^\n]*:\s*\n?\s*pass\b", path.read_text()), path
+
+
+def test_enforcer_c_is_a_list_of_includes() -> None:
+    """Every header stands in it, and nothing else does."""
+    text = (REPOSITORY / "bpf/enforcer.c").read_text()
+    included = set(re.findall(r'#include "([^"]+)"', text))
+    assert included == {path.name for path in (REPOSITORY / "bpf").glob("*.h")}
+    code = [line for line in text.splitlines() if line and not line.startswith(("#include", "/*", " *"))]
+    assert code == []

@@ -1,0 +1,121 @@
+"""What is defined twice must be the same twice: C, Python and protobuf."""
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exeat.kernel import abi, events
+from exeat.model import names
+from exeat.model.verdicts import Reason, Verdict
+
+REPOSITORY = Path(__file__).parents[2]
+BPF = REPOSITORY / "bpf"
+STRUCTURES = {
+    "settings": abi.Settings,
+    "workload": abi.Workload,
+    "policy": abi.Policy,
+    "network_key": abi.NetworkKey,
+    "network": abi.Network,
+    "port_key": abi.PortKey,
+    "port": abi.Port,
+    "host_key": abi.HostKey,
+    "host_slot": abi.HostSlot,
+    "host": abi.Host,
+    "traffic": abi.Traffic,
+    "stamp": abi.Stamp,
+    "verified_name": abi.VerifiedName,
+    "event": abi.Event,
+    "question": abi.Question,
+    "hello_answer": abi.HelloAnswer,
+}
+
+
+def enumerators(text: str, name: str) -> dict[str, int]:
+    """The members of an enum with their numbers, from C or protobuf."""
+    body = re.search(rf"enum {name} \{{(.*?)\}}", text, re.DOTALL)
+    assert body, f"no enum {name}"
+    plain = re.sub(r"/\*.*?\*/|//[^\n]*", "", body[1], flags=re.DOTALL)
+    return {word: int(number) for word, number in re.findall(r"(\w+)\s*=\s*(\d+)", plain)}
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Size of every struct and offset of every field, as a C compiler sees bpf/abi.h."""
+    lines = []
+    for name, structure in STRUCTURES.items():
+        lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
+        for field, *_ in structure._fields_:
+            lines.append(f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));')
+    source = tmp_path_factory.mktemp("abi") / "layout.c"
+    source.write_text(
+        f"#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include \"{BPF / 'abi.h'}\"\n"
+        "int main(void) {" + "\n".join(lines) + "return 0; }\n"
+    )
+    program = source.with_suffix("")
+    subprocess.run(["gcc", "-o", program, source], check=True)
+    out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    return {key: int(number) for key, number in (line.split() for line in out.splitlines())}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_structure_has_the_same_fields_at_the_same_places_in_c_and_python(name: str, layout: dict[str, int]) -> None:
+    """A field moved in one of them would make the kernel read another's bytes."""
+    structure = STRUCTURES[name]
+    assert layout[name] == ctypes.sizeof(structure)
+    for field, *_ in structure._fields_:
+        assert layout[f"{name}.{field}"] == getattr(structure, field).offset, field
+
+
+def test_every_field_of_the_c_structures_is_known_to_python() -> None:
+    """Sizes could agree by padding while a field is missing."""
+    text = re.sub(r"/\*.*?\*/", "", (BPF / "abi.h").read_text(), flags=re.DOTALL)
+    for name, structure in STRUCTURES.items():
+        body = re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.DOTALL)
+        assert body, name
+        fields = re.findall(r"(\w+)(?:\[[^\]]*\])?;", body[1])
+        assert fields == [field for field, *_ in structure._fields_], name
+
+
+def test_verdicts_and_reasons_are_the_same_words_in_c_python_and_protobuf() -> None:
+    """An operator greps for one word everywhere."""
+    c = (BPF / "reasons.h").read_text()
+    proto = (REPOSITORY / "proto/exeat/v1/verdict.proto").read_text()
+    for python, in_c, in_proto, prefix in (
+        (Verdict, "verdict", "Verdict", "VERDICT_"),
+        (Reason, "reason", "Reason", "REASON_"),
+    ):
+        expected = {member.name: member.value for member in python}
+        of_c = enumerators(c, in_c)
+        of_c.pop("VERDICTS", None)
+        of_c.pop("REASONS", None)
+        assert of_c == expected
+        of_proto = enumerators(proto, in_proto)
+        assert of_proto.pop(f"{prefix}UNSPECIFIED") == 0
+        assert {word.removeprefix(prefix): number for word, number in of_proto.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("enum", "in_c", "prefix"),
+    [(abi.Hook, "hook", "HOOK_"), (abi.KernelMode, "mode", "MODE_"), (abi.Outcome, "outcome", "")],
+)
+def test_small_enums_agree(enum: type[abi.Hook], in_c: str, prefix: str) -> None:
+    """Hooks, modes and outcomes are numbers in the kernel and words here."""
+    text = (BPF / "abi.h").read_text() + (BPF / "judge.h").read_text()
+    members = {word.removeprefix(prefix): number for word, number in enumerators(text, in_c).items()}
+    assert members == {member.name: member.value for member in enum}
+
+
+def test_limits_agree() -> None:
+    """Numbers that C and Python both state."""
+    text = (BPF / "limits.h").read_text()
+    limits = {word: int(number) for word, number in re.findall(r"#define (\w+) (\d+)\b", text)}
+    assert limits["NAME_MAX"] == names.NAME_MAX == abi.NAME_MAX
+    assert limits["ANCESTORS_MAX"] == abi.ANCESTORS_MAX
+    assert limits["EVENT_PAGES"] * 4096 == events.RING_BYTES
+    words = enumerators((BPF / "reasons.h").read_text(), "verdict") | enumerators(
+        (BPF / "reasons.h").read_text(), "reason"
+    )
+    assert (words["VERDICTS"], words["REASONS"]) == (abi.VERDICTS, abi.REASONS)
