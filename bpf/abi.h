@@ -124,7 +124,9 @@ struct stamp {
   __u32 skip; /* bytes of the current TLS record still to pass by */
   __u32 pid;
   __u32 uid;
-  __u32 told; /* bit per hook: a denial of this destination was reported */
+  __u32 told;      /* bit per hook: a denial of this destination was reported */
+  __u32 first_seq; /* TCP sequence number of the first byte that on_message sees */
+  __u32 passed;    /* bytes that on_message let pass since: nothing else may be in the send queue */
   __u8 state;
   __u8 is_lenient; /* monitor or open: the hello is read, and what it says is only reported */
   __u8 is_hashed;  /* in the sockhash */

@@ -34,14 +34,29 @@ static __always_inline int hold(struct sk_msg_md *msg, __u32 bytes) {
   return SK_DROP;
 }
 
-static __always_inline int pass_record(struct sk_msg_md *msg, struct stamp *stamp, __u32 size, __u32 length) {
-  if (size <= length) {
-    stamp->skip = length - size;
-    return SK_PASS;
-  }
-  stamp->skip = 0;
-  bpf_msg_apply_bytes(msg, length); /* the rest comes back to us */
+/* Lets so many bytes of the message pass; the rest comes back to us. */
+static __always_inline int pass_bytes(struct sk_msg_md *msg, struct stamp *stamp, __u32 size, __u32 bytes) {
+  if (bytes < size)
+    bpf_msg_apply_bytes(msg, bytes);
+  stamp->passed += bytes < size ? bytes : size;
   return SK_PASS;
+}
+
+static __always_inline int pass_record(struct sk_msg_md *msg, struct stamp *stamp, __u32 size, __u32 length) {
+  stamp->skip = length > size ? length - size : 0;
+  return pass_bytes(msg, stamp, size, length);
+}
+
+/* Whether the send queue holds exactly what passed here. A send() that began before the socket was watched goes on past
+ * us (it sleeps inside the kernel until the handshake is over), and a send that failed half-way would leave us out of
+ * step with the server: either would put bytes before the server that nobody judged. */
+static __always_inline bool is_in_step(struct sk_msg_md *msg, const struct stamp *stamp) {
+  void *tcp = bpf_skc_to_tcp_sock(msg->sk);
+  __u32 write_seq;
+
+  if (!tcp || bpf_probe_read_kernel(&write_seq, sizeof(write_seq), tcp + TCP_SOCK_WRITE_SEQ))
+    return 0;
+  return write_seq - stamp->first_seq == stamp->passed;
 }
 
 /* A plaintext record of type handshake after the first hello: a second hello, or TLS 1.2 going on? After a change of
@@ -112,7 +127,8 @@ static __always_inline bool is_same_name(const struct verified_name *a, const st
   if (a->length != b->length)
     return 0;
   for (i = 0; i < NAME_MAX; i++) {
-    if (i >= a->length)
+    /* Read anew each time: the compiler folds the two bounds into one count, which Linux 6.1's verifier loses. */
+    if (i >= *(const volatile __u16 *)&a->length)
       break;
     if (a->key.reversed[i] != b->key.reversed[i])
       return 0;
@@ -199,8 +215,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, b
   }
   if (action == SK_PASS && !hello.reason) {
     stamp->has_early_data |= hello.has_early_data;
-    if (hello.consumed < size)
-      bpf_msg_apply_bytes(msg, hello.consumed);
+    pass_bytes(msg, stamp, size, hello.consumed);
   }
   if (scratch)
     claims.delete(&slot);
@@ -222,7 +237,10 @@ int on_message(struct sk_msg_md *msg) {
     return SK_DROP;
   if (stamp->state == STATE_OPEN || stamp->state == STATE_VERIFIED)
     return SK_PASS;
-  if (stamp->state == STATE_WATCHED) {
+  if ((stamp->state == STATE_WATCHED || stamp->state == STATE_HELLO) && !is_in_step(msg, stamp)) {
+    is_first = stamp->state == STATE_HELLO;
+    refused = UNVERIFIED_DATA;
+  } else if (stamp->state == STATE_WATCHED) {
     is_first = 0;
     switch (follow(msg, stamp, telling.bytes, &action, &refused)) {
     case FLIGHT_SETTLED:

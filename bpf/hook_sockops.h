@@ -11,6 +11,8 @@ static __always_inline void watch_socket(struct bpf_sock_ops *ctx, struct stamp 
   if (failed)
     return; /* full, or a kind that cannot be watched: on_egress lets no payload of it pass */
   stamp->is_hashed = 1;
+  stamp->first_seq = ctx->snd_nxt;
+  stamp->passed = 0;
   bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 

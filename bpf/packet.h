@@ -6,6 +6,7 @@
 
 struct packet {
   struct flow flow;
+  __u32 end_seq; /* of TCP: behind the payload's last byte */
   __u8 is_urgent;
   __u8 reason; /* why it is refused; 0: it is not */
 };
@@ -26,6 +27,8 @@ static __always_inline void read_transport(struct __sk_buff *skb, __u32 at, stru
       return;
     }
     ret->flow.payload = skb->len - at - size;
+    __builtin_memcpy(&ret->end_seq, header + 4, 4);
+    ret->end_seq = bpf_ntohl(ret->end_seq) + ret->flow.payload;
     ret->is_urgent = (header[13] & 0x20) != 0;
     break;
   case IPPROTO_UDP:

@@ -1,6 +1,6 @@
 """What `exeat run` tells the person at the terminal, and writes down for machines."""
 
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from exeat.core.verdict_text import json_line, line_for_people, subject_of
 from exeat.kernel.tables import WorkloadTraffic
@@ -13,16 +13,17 @@ _REMEMBERED = 10_000  # destinations; beyond, a scan would fill the memory with 
 class Report:
     """Collects records as they come."""
 
-    def __init__(self, verdicts: TextIO | None, terminal: TextIO | None) -> None:
-        self._verdicts = verdicts
+    def __init__(self, verdicts: BinaryIO | None, terminal: TextIO | None) -> None:
+        self._verdicts = verdicts  # unbuffered: whole lines, also where two runs append to one file
         self._terminal = terminal
         self._denied: set[tuple[str, str]] = set()
+        self.unwritten = 0
+        self.why_unwritten = ""
 
     def take(self, record: Record) -> None:
         """One more verdict: every one is written down, the first denial of each destination is shown."""
         if self._verdicts:
-            self._verdicts.write(json_line(record) + "\n")
-            self._verdicts.flush()
+            self._write(self._verdicts, json_line(record).encode() + b"\n")
         if not record.is_denial:
             return
         what = (subject_of(record), record.reason.word)
@@ -44,9 +45,24 @@ class Report:
         parts.append(f"{traffic.bytes_out} bytes out, {traffic.bytes_in} in")
         if lost:
             parts.append(f"{lost} verdicts lost before they could be shown")
+        if self.unwritten:
+            parts.append(f"{self.unwritten} verdicts not written: {self.why_unwritten}")
         self._show(f"exeat: {', '.join(parts)}")
 
+    def _write(self, verdicts: BinaryIO, line: bytes) -> None:
+        try:
+            if verdicts.write(line) == len(line):
+                return
+            self.why_unwritten = "the file takes no more"
+        except OSError as error:
+            self.why_unwritten = str(error.strerror)
+        self.unwritten += 1
+
     def _show(self, line: str) -> None:
-        if self._terminal:
+        if not self._terminal:
+            return
+        try:
             self._terminal.write(line + "\n")
             self._terminal.flush()
+        except OSError:  # whoever read it has gone; the command goes on
+            self._terminal = None

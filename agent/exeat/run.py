@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from exeat.core.compile import compile_policy
 from exeat.core.compile_rules import until_ns
@@ -37,7 +37,7 @@ class Run:
 def forget(leaf: Leaf) -> None:
     """Takes what a run left in the kernel out of it. Its sockets first: once no program runs, what they hold leaves."""
     instance = Instance(leaf.name)
-    if instance.is_loaded():
+    if instance.is_attached():  # else nothing was stamped, and the maps may not all be there yet
         try:
             cut_all(instance, leaf.cgroup_id)
         finally:
@@ -76,12 +76,16 @@ def run(wanted: Run) -> int:
     finally:
         if verdicts:
             verdicts.close()
+    if report.unwritten:
+        raise LaunchError(
+            f"{report.unwritten} verdicts were not written to {wanted.verdicts_file}: {report.why_unwritten}"
+        )
     return DENIED_STATUS if status == 0 and wanted.fails_on_deny and _was_denied(traffic) else status
 
 
-def _open_verdicts(path: Path | None) -> TextIO | None:
+def _open_verdicts(path: Path | None) -> BinaryIO | None:
     try:
-        return path.open("a", encoding="utf-8") if path else None
+        return path.open("ab", buffering=0) if path else None
     except OSError as error:
         raise LaunchError(f"cannot write verdicts to {path}: {error.strerror}") from error
 

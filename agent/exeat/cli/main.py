@@ -1,6 +1,7 @@
 """`exeat`: finds the command and runs it. Exit codes: 0 done, 2 wrong usage, 125 exeat failed; docs/exit-codes.md."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -35,12 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         _complain(error)
         return error.exit_status
-    except ExeatError as error:
+    except (ExeatError, OSError) as error:
         _complain(error)
         return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
-def _complain(error: ExeatError) -> None:
+def _complain(error: Exception) -> None:
     for line in str(error).splitlines():
         print(f"exeat: {line}", file=sys.stderr)
 

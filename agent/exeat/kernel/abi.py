@@ -163,6 +163,8 @@ class Stamp(Structure):
         ("pid", c_uint32),
         ("uid", c_uint32),
         ("told", c_uint32),
+        ("first_seq", c_uint32),
+        ("passed", c_uint32),
         ("state", c_uint8),
         ("is_lenient", c_uint8),
         ("is_hashed", c_uint8),

@@ -14,6 +14,7 @@ from typing import Any
 
 from exeat.errors import ExeatError, KernelError
 from exeat.kernel import libbpf
+from exeat.kernel.btf import member_offset
 from exeat.kernel.source import build_header_tree
 
 
@@ -21,7 +22,12 @@ def _load(request: dict[str, Any]) -> dict[str, str]:
     """Loads and pins what it can; what was refused, and how."""
     from bcc import BPF
 
-    flags = [f'-DPIN_DIR="{request["map_directory"]}"', "-Wno-macro-redefined", "-Wno-unused-command-line-argument"]
+    flags = [
+        f'-DPIN_DIR="{request["map_directory"]}"',
+        f"-DTCP_SOCK_WRITE_SEQ={member_offset('tcp_sock', 'write_seq')}",
+        "-Wno-macro-redefined",
+        "-Wno-unused-command-line-argument",
+    ]
     try:
         module = BPF(text=request["text"], cflags=flags)
     except Exception as error:  # noqa: BLE001 - BCC raises bare Exception, with the story already on stderr

@@ -13,14 +13,15 @@ from exeat.kernel.events import EventRing
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import cut_revoked
-from exeat.kernel.tables import Tables
+from exeat.kernel.tables import Tables, boot_ns
 from exeat.kernel.telling import Naming, tell
 from exeat.model.record import Record
 from exeat.model.verdicts import Verdict
 
 _TCP = 6
 _CUTTING = (Verdict.DROPPED, Verdict.ERROR)
-_CERTAINLY_NS = 50_000_000  # after an end: wall clock and kernel's clock are read one after the other, and drift
+_CERTAINLY_NS = 50_000_000  # later than the kernel's idea of an end, which was reckoned a little earlier
+_DAY_S = 86_400.0  # select() takes no centuries
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Watch:
         self._take = take
         self._ring = EventRing(instance.map("events"))
         self._diagnosis = Diagnosis()
-        self._ends = list(watched.ends_ns)
+        self._ends = [boot_ns(end) + _CERTAINLY_NS for end in watched.ends_ns]
         self._stopped, self._stop = os.pipe()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"verdicts of {instance.name}", daemon=True)
@@ -78,9 +79,9 @@ class Watch:
         """Whether it is time to stop."""
         seconds = None
         if self._ends:
-            seconds = max(0.0, (self._ends[0] + _CERTAINLY_NS - time.time_ns()) / 1e9)
+            seconds = min(max(0.0, (self._ends[0] - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9), _DAY_S)
         readable, _, _ = select.select([self._ring.fileno(), self._stopped], [], [], seconds)
-        if seconds == 0.0 or not readable:  # also while verdicts come without a pause
+        if self._ends and time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self._ends[0]:
             self._ends.pop(0)
             cut_revoked(self._instance, self._tables, self._watched.cgroup, self._watched.policy_id)
         return self._stopped in readable

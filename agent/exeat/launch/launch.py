@@ -28,6 +28,7 @@ class Launch:
         self._init: int | None = None
         self._child: int | None = None
         self._mask: signals.Mask | None = None
+        self._terminal: int | None = None
         self._ended = False
 
     @classmethod
@@ -89,6 +90,7 @@ class Launch:
         """Start the command and return its pid once it *is* the command. From here on signals are held for wait()."""
         if self._mask is not None or self._ended:
             raise LaunchError("start() twice, or after end()")
+        self._terminal = signals.foreground_terminal()
         self._mask = signals.block()
         report, theirs = os.pipe()
         try:
@@ -147,6 +149,8 @@ class Launch:
             for pid in (self._child, self._init):
                 if pid:
                     os.waitpid(pid, 0)
+            if self._terminal is not None:
+                signals.take_terminal_back(self._terminal)
         except OSError as error:
             raise LaunchError(f"cannot remove the cgroup of the command: {error}; the next run tries again") from error
         finally:

@@ -144,7 +144,7 @@ def _make_scratch(path: str, identity: Identity) -> None:
     mode = stat.S_IMODE(os.stat(path).st_mode)
     own = os.path.join(path, str(identity.uid))
     had_own = os.path.isdir(own)
-    syscalls.mount("exeat", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode={mode:o}")
+    syscalls.mount("exeat", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode={mode:o},size=10%")
     if had_own:
         os.mkdir(own, 0o700)
         os.chown(own, identity.uid, identity.gid)

@@ -6,6 +6,7 @@ into being already locked and before its cgroup, and goes after it, so no moment
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 from exeat.launch.cgroup import Leaf, leaf_named, remove, remove_slice, slice_directory
 
 RUNS = Path("/run/exeat/runs")
+
+_log = logging.getLogger(__name__)
 
 OnEnd = Callable[[Leaf], None]
 
@@ -64,7 +67,15 @@ def sweep(on_end: OnEnd) -> None:
     directory = slice_directory()
     for cgroup in sorted(directory.glob("run-*")) if directory.exists() else ():
         if not (RUNS / cgroup.name).exists():
-            end_run(cgroup.name, on_end)
+            _end_dead_run(cgroup.name, on_end)
+
+
+def _end_dead_run(name: str, on_end: OnEnd) -> None:
+    """A process that survives SIGKILL (in a dead NFS mount, say) must not keep later runs from starting."""
+    try:
+        end_run(name, on_end)
+    except OSError as error:
+        _log.warning("%s is left over from a dead run and could not be removed: %s", name, error)
 
 
 def _sweep_record(path: Path, on_end: OnEnd) -> None:
@@ -75,7 +86,7 @@ def _sweep_record(path: Path, on_end: OnEnd) -> None:
     try:
         fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(record).st_nlink:  # else another sweep was faster
-            end_run(path.name, on_end)
+            _end_dead_run(path.name, on_end)
     except BlockingIOError:
         return
     finally:

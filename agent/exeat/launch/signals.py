@@ -1,5 +1,6 @@
 """Waits for the command the way a shell expects: it passes on what was sent to it, stops when the command stops."""
 
+import errno
 import os
 import signal
 
@@ -42,17 +43,13 @@ def restore_for_exec(former: Mask) -> None:
 
 def wait_for(child: int, cgroup_path: str) -> int:
     """The command's exit status, 128+N if signal N ended it. Signals must be blocked."""
-    own_terminal = _foreground_terminal()
     while True:
         status = _reap(child)
         if status is not None:
-            break
+            return status
         received = signal.sigwaitinfo(_WATCHED)
         if received.si_signo != signal.SIGCHLD and _is_for_the_command(received, cgroup_path):
             os.kill(child, received.si_signo)
-    if own_terminal is not None:
-        os.tcsetpgrp(own_terminal, os.getpgrp())  # a shell inside could not: our group has no number in there
-    return status
 
 
 def _is_for_the_command(received: signal.struct_siginfo, cgroup_path: str) -> bool:
@@ -71,11 +68,26 @@ def _reap(child: int) -> int | None:
             return result.si_status
         if result.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
             return 128 + result.si_status
-        os.kill(os.getpid(), signal.SIGSTOP)  # so that our shell sees a stopped job
-        os.kill(child, signal.SIGCONT)
+        # So that our shell sees a stopped job. Without a terminal nobody would continue us after a plain SIGSTOP.
+        if result.si_status != signal.SIGSTOP or foreground_terminal() is not None:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(child, signal.SIGCONT)
 
 
-def _foreground_terminal() -> int | None:
+def take_terminal_back(terminal: int) -> None:
+    """Take a terminal from a group that died with the command: a shell inside cannot give it back, because our group
+    has no number in its namespace. A living group is our shell's, which has moved us to the background.
+    """
+    try:
+        os.killpg(os.tcgetpgrp(terminal), 0)
+    except ProcessLookupError:
+        os.tcsetpgrp(terminal, os.getpgrp())
+    except OSError as error:
+        if error.errno != errno.ENOTTY:  # it has hung up meanwhile
+            raise
+
+
+def foreground_terminal() -> int | None:
     """The standard descriptor of a terminal that is ours right now."""
     for fd in (0, 1, 2):
         try:
