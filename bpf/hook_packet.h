@@ -7,6 +7,7 @@
 #include "packet.h"
 
 enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10 };
+enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2 }; /* bits of stamp->told */
 
 static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
   __u64 found = 0;
@@ -23,20 +24,19 @@ static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
   return found;
 }
 
-/* What a settled destination of TCP still has to wait for. 0: nothing. */
+/* Why a segment to an allowed destination must wait, or never leaves. 0: it may go. */
 static __always_inline __u8 refuse_segment(const struct stamp *stamp, const struct packet *packet) {
   switch (stamp->state) {
   case STATE_OPEN:
     return 0;
   case STATE_WATCHED:
+    if (packet->flow.payload && (__s32)(packet->end_seq - stamp->first_seq - stamp->passed) > 0)
+      return UNVERIFIED_DATA; /* bytes that on_message never saw: see is_in_step */
+    return packet->is_urgent ? URGENT_DATA : 0;
   case STATE_VERIFIED:
     return packet->is_urgent ? URGENT_DATA : 0; /* the server would take a byte out of the stream that was judged */
-  case STATE_HELLO:
-  case STATE_DENIED:
-  case STATE_LOOP:
-    return packet->flow.payload ? UNVERIFIED_DATA : 0;
   }
-  return UNVERIFIED_DATA;
+  return packet->flow.payload ? UNVERIFIED_DATA : 0;
 }
 
 /* A verified connection under a new policy: its name is asked again. */
@@ -87,8 +87,8 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock 
   }
   if (is_same && is_verified(stamp)) {
     judge_again(sk, stamp, now_ns, ret);
-    if (ret->outcome == ALLOW && packet->is_urgent)
-      deny(ret, URGENT_DATA);
+    if (ret->outcome == ALLOW && refuse_segment(stamp, packet))
+      deny(ret, refuse_segment(stamp, packet));
     state = stamp->state;
   } else if (ret->outcome == ASK_NAME) {
     state = STATE_HELLO;
@@ -146,11 +146,10 @@ int on_packet_out(struct __sk_buff *skb) {
 
   read_packet(skb, &packet);
   bound = workloads.lookup(&workload);
-  if (bound && !packet.reason && is_settled(stamp, bound->generation, &packet.flow) && !packet.is_urgent) {
-    if (stamp->state == STATE_OPEN || is_verified(stamp) || packet.flow.payload == 0) {
-      count_packet_out(workload, skb->len);
-      return PACKET_PASS;
-    }
+  if (bound && !packet.reason && is_settled(stamp, bound->generation, &packet.flow) &&
+      !refuse_segment(stamp, &packet)) {
+    count_packet_out(workload, skb->len);
+    return PACKET_PASS;
   }
 
   telling.started_ns = bpf_ktime_get_boot_ns();
@@ -163,19 +162,23 @@ int on_packet_out(struct __sk_buff *skb) {
       stamp->state == STATE_DENIED)
     deny(&judgement, UNVERIFIED_DATA);
 
-  if (judgement.outcome != DENY) {
+  if (judgement.outcome == ALLOW && judgement.reason == NETWORK_ALLOWED && packet.flow.protocol != IPPROTO_UDP &&
+      !(stamp->told & TOLD_ALLOWED)) {
+    stamp->told |= TOLD_ALLOWED; /* a ping, or an accepted connection: no connect hook saw it */
+    is_passed = settle(stamp, &standing, &judgement, &packet.flow, &telling);
+  } else if (judgement.outcome != DENY) {
     is_passed = 1;
-  } else if (stamp->told & (1U << HOOK_PACKET)) { /* told before: TCP sends a dropped packet again and again */
+  } else if (stamp->told & TOLD_DENIED) { /* told before: TCP sends a dropped packet again and again */
     is_passed = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
     count_verdict(workload, is_passed ? (standing.mode == MODE_OPEN ? FORWARDED : AUDIT) : DROPPED, judgement.reason);
   } else {
-    stamp->told |= 1U << HOOK_PACKET;
+    stamp->told |= TOLD_DENIED;
     is_passed = settle(stamp, &standing, &judgement, &packet.flow, &telling);
   }
   if (!is_passed) {
     /* What waits for its retransmission stands before a hello that on_message would allow later: a send() that slept
      * in SYN_SENT and Fast Open data pass it by. For good, or the server would read them once the name is allowed. */
-    if (stamp->state == STATE_HELLO && judgement.reason == UNVERIFIED_DATA && sk->state != TCP_LISTEN)
+    if (judgement.reason == UNVERIFIED_DATA && sk->state != TCP_LISTEN)
       stamp->state = STATE_DENIED;
     return PACKET_DROP;
   }
