@@ -26,6 +26,7 @@
 #include "hook_option.h"
 #include "hook_connect.h"
 #include "hook_sockops.h"
+#include "flight.h"
 #include "hook_message.h"
 #include "hook_packet.h"
 #include "questions.h"
