@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,9 @@ def _policy(options: argparse.Namespace) -> Policy:
             text = options.policy.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyError([f"{options.policy}: cannot be read: {error}"]) from error
-        policy = read_policy(text, str(options.policy), has_gate=False).policy
+        reading = read_policy(text, str(options.policy), has_gate=False)
+        policy = reading.policy
+        for warning in () if options.quiet else reading.warnings:
+            print(f"exeat: warning: {warning}", file=sys.stderr)
     policy = replace(policy, rules=policy.rules + tuple(parse_allow_cidr(text) for text in options.allow_cidr))
     return replace(policy, mode=Mode(options.mode)) if options.mode else policy

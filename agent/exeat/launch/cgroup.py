@@ -86,14 +86,16 @@ def enter(directory: Path) -> None:
     (directory / "cgroup.procs").write_text("0")
 
 
-def is_inside(pid: int, cgroup_path: str) -> bool:
-    """Whether the process lives in that cgroup or below."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    path = next((line[3:] for line in lines if line.startswith("0::")), "")
-    return path == cgroup_path or path.startswith(cgroup_path + "/")
+def inner_pids(directory: Path) -> set[int]:
+    """What the processes of the cgroup are numbered in their own PID namespace."""
+    numbers: set[int] = set()
+    for pid in (directory / "cgroup.procs").read_text().split():
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        numbers.update(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+    return numbers
 
 
 def remove(directory: Path) -> None:

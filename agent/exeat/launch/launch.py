@@ -137,7 +137,7 @@ class Launch:
         if self._child is None:
             raise LaunchError("wait() before start()")
         pid, self._child = self._child, None
-        return signals.wait_for(pid, self.cgroup_path)
+        return signals.wait_for(pid, self.directory)
 
     def end(self) -> None:
         """Kill whatever is left in the leaf, remove it, call `on_end`, and let signals through again."""

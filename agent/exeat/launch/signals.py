@@ -3,8 +3,9 @@
 import errno
 import os
 import signal
+from pathlib import Path
 
-from exeat.launch.cgroup import is_inside
+from exeat.launch.cgroup import inner_pids
 
 Mask = set[int | signal.Signals]
 
@@ -41,22 +42,37 @@ def restore_for_exec(former: Mask) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def wait_for(child: int, cgroup_path: str) -> int:
+def wait_for(child: int, directory: Path) -> int:
     """The command's exit status, 128+N if signal N ended it. Signals must be blocked."""
     while True:
         status = _reap(child)
         if status is not None:
             return status
         received = signal.sigwaitinfo(_WATCHED)
-        if received.si_signo != signal.SIGCHLD and _is_for_the_command(received, cgroup_path):
+        if received.si_signo != signal.SIGCHLD and _is_for_the_command(received, directory):
             os.kill(child, received.si_signo)
 
 
-def _is_for_the_command(received: signal.struct_siginfo, cgroup_path: str) -> bool:
+def _is_for_the_command(received: signal.struct_siginfo, directory: Path) -> bool:
     """Not what the terminal sent to both of us, nor what the command sent to its group, and so to us."""
-    if received.si_code == _FROM_KERNEL:
+    return received.si_code != _FROM_KERNEL and not _is_from_inside(received.si_pid, directory)
+
+
+def _is_from_inside(sender: int, directory: Path) -> bool:
+    """Only root's uid can, and only before Linux 6.12, where no Landlock scope holds it back. The kernel gives the
+    sender's number in the sender's own PID namespace. That may be a number outside as well, and losing a signal is
+    worse than delivering it twice, so a program outside with that number gets the credit; kernel threads, which have
+    no program, send none.
+    """
+    return not _has_program(sender) and sender in inner_pids(directory)
+
+
+def _has_program(pid: int) -> bool:
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return not (received.si_pid and is_inside(received.si_pid, cgroup_path))
+    return True
 
 
 def _reap(child: int) -> int | None:
