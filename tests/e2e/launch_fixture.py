@@ -16,7 +16,7 @@ AGENT = Path(__file__).resolve().parents[2] / "agent"
 sys.path.insert(0, str(AGENT))
 
 from exeat.errors import LaunchError  # noqa: E402  # the driver is started by path, without an installed package
-from exeat.launch import Launch, Leaf, invoking_identity, named_identity  # noqa: E402
+from exeat.launch import Launch, Leaf, invoking_identity, named_identity, syscalls  # noqa: E402
 from exeat.launch.cgroup import slice_directory  # noqa: E402
 from exeat.launch.runs import RUNS  # noqa: E402
 
@@ -106,9 +106,12 @@ def main() -> int:
     options.add_argument("--user")
     options.add_argument("--ended", help="append the ended leaf's cgroup id and who ended it to this file")
     options.add_argument("--kill-at", choices=["prepared", "started", "waited"])
+    options.add_argument("--without-landlock", action="store_true", help="as on Linux before 6.12")
     options.add_argument("argv", nargs="+")
     given = options.parse_args()
     supervisor = os.getpid()
+    if given.without_landlock:
+        syscalls.landlock_version = lambda: 0
 
     def on_end(leaf: Leaf) -> None:
         if given.ended:

@@ -70,6 +70,7 @@ def _sound() -> Iterator[Row]:
         "legacy version 0304": replace(H, legacy_version=0x0304),
         "legacy version 03ff": replace(H, legacy_version=0x03FF),
         "no session id": replace(H, session_id=b""),
+        "deflate, then no compression": replace(H, versions=(), compressions=b"\1\0"),
         "one cipher": replace(H, ciphers=CIPHERS[:1]),
         "GREASE": replace(H, grease=True),
         "GREASE, permuted, post-quantum": replace(H, grease=True, order=7, key_shares=(X25519MLKEM768, X25519)),
@@ -153,7 +154,7 @@ def _bodies() -> Iterator[tuple]:
     ciphers = {"no": b"", "odd": b"\x13", "three bytes of": b"\x13\x01\x13"}
     for label, data in ciphers.items():
         yield f"{label} ciphers", _raw(start + vec8(b"") + vec16(data) + b"\x01\0" + block), R.HELLO_MALFORMED
-    for label, data in {"no compression": b"", "only deflate": b"\x01"}.items():
+    for label, data in {"no compression": b"", "only deflate": b"\x01", "deflate last": b"\0\1"}.items():
         yield label, replace(H, compressions=data).stream(), R.HELLO_MALFORMED
     inner = block[2:]
     lies = {"too short": vec16(inner, len(inner) - 1), "too long": vec16(inner, len(inner) + 1), "half": b"\0"}

@@ -1,0 +1,62 @@
+#!/bin/bash
+# Boots Debian's kernels in an emulator and runs `exeat doctor` and tests on them. `make vm` runs it without arguments.
+#
+#     tests/vm/run.sh [--kernel 6.1|6.12]... [--seconds n] [pytest argument ...]
+#     tests/vm/run.sh --kernel 6.1 tests/e2e/test_launch.py -k loopback
+#
+# The machine's root is this host's file system (9p, writable), so it runs this very tree and virtual environment; it has
+# no network but its own. Needs virtme-ng in the environment: pip install --group vm, or pip install virtme-ng.
+# Exits with the status of the first run that failed. A run that does not end within its seconds is one.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+root=$PWD
+kernels=() seconds=1500 selection=()
+while [ $# -gt 0 ]; do
+  case $1 in
+  --kernel) kernels+=("$2") && shift 2 ;;
+  --seconds) seconds=$2 && shift 2 ;;
+  *) selection+=("$1") && shift ;;
+  esac
+done
+[ ${#kernels[@]} -gt 0 ] || kernels=(6.1 6.12)
+# What depends on the kernel, and not on the speed of a machine that is emulated.
+[ ${#selection[@]} -gt 0 ] || selection=(-q tests/e2e -m "not slow")
+
+PATH=$root/build/vm/tools/bin:$root/.venv/bin:/usr/sbin:/sbin:$PATH
+command -v vng >/dev/null || { echo "$0: virtme-ng is missing: .venv/bin/pip install virtme-ng" >&2; exit 2; }
+
+run_on() { # <version> <command> [argument ...]: its status
+  local version=$1 suite directory release status_file status
+  shift
+  case $version in
+  6.1) suite=bookworm ;;
+  6.12) suite=bookworm-backports ;;
+  *) echo "$0: no kernel $version: 6.1 and 6.12 are known" >&2 && return 2 ;;
+  esac
+  directory=$("$root/tests/vm/fetch.sh" "$suite") || return 2
+  release=$(basename "$directory")
+  status_file=$directory/status-$$
+  echo "== Linux $release: $*"
+  echo 125 >"$status_file"
+  # Some seconds more than the command has, for booting and for the emulator to end.
+  timeout --kill-after=10 $((seconds + 120)) vng --disable-kvm --force-9p --rw --cpus 2 --memory 3G \
+    --run "$directory/boot/vmlinuz-$release" \
+    --exec "$(printf '%q ' "$root/tests/vm/inside.sh" "$status_file" "$seconds" "$@")" </dev/null | cat # vng truncates what it writes to if that is a file
+  status=$(cat "$status_file")
+  rm -f "$status_file"
+  case $status in
+  0) echo "== Linux $release: passed" ;;
+  124 | 137) echo "== Linux $release: did not end within $seconds s" ;;
+  125) echo "== Linux $release: the machine did not boot, or died" ;;
+  *) echo "== Linux $release: failed with status $status" ;;
+  esac
+  return "$status"
+}
+
+failed=0
+for version in "${kernels[@]}"; do
+  run_on "$version" tests/vm/suite.sh "${selection[@]}"
+  status=$?
+  [ "$failed" != 0 ] || failed=$status
+done
+exit "$failed"
