@@ -63,8 +63,7 @@ static __always_inline void flow_of(const struct stamp *stamp, struct flow *ret)
   ret->protocol = IPPROTO_TCP;
 }
 
-static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, bool is_first, __u8 refused,
-                                   struct telling *telling) {
+static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, __u8 refused, struct telling *telling) {
   __u32 size = telling->bytes;
   struct stream stream = {.length = size < MESSAGE_MAX ? size : MESSAGE_MAX};
   struct judgement judgement = {};
@@ -73,6 +72,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, b
   struct standing standing;
   struct flow flow = {};
   int action = SK_DROP;
+  bool is_first;
   __u32 slot = 0;
 
   hello.reason = refused;
@@ -93,6 +93,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, b
       return hold(msg, hello.need);
     }
   }
+  is_first = stamp->state == STATE_HELLO; /* asked only now: the verifier would read the hello twice, once for each */
   find_standing(stamp->workload, telling->started_ns, &standing);
   flow_of(stamp, &flow);
   judge_standing(&standing, &flow, telling->started_ns, &judgement);
@@ -127,11 +128,14 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, b
 int on_message(struct sk_msg_md *msg) {
   struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = HOOK_HELLO, .bytes = msg->size};
   struct bpf_sock *sk = msg->sk;
-  bool is_first = 1;
   struct stamp *stamp;
   int action = SK_DROP;
   __u8 refused = 0;
 
+  /* What an earlier run asked for stays in the message, and would count for its rest as well: a record would pass in
+   * part and its payload be taken for the next header. */
+  bpf_msg_apply_bytes(msg, 0);
+  bpf_msg_cork_bytes(msg, 0);
   if (!sk)
     return SK_DROP;
   stamp = stamps.sk_storage_get(sk, 0, 0);
@@ -140,10 +144,8 @@ int on_message(struct sk_msg_md *msg) {
   if (stamp->state == STATE_OPEN || stamp->state == STATE_VERIFIED)
     return SK_PASS;
   if ((stamp->state == STATE_WATCHED || stamp->state == STATE_HELLO) && !is_in_step(msg, stamp)) {
-    is_first = stamp->state == STATE_HELLO;
     refused = UNVERIFIED_DATA;
   } else if (stamp->state == STATE_WATCHED) {
-    is_first = 0;
     switch (follow(msg, stamp, telling.bytes, &action, &refused)) {
     case FLIGHT_SETTLED:
       return action;
@@ -156,5 +158,5 @@ int on_message(struct sk_msg_md *msg) {
   } else if (stamp->state != STATE_HELLO) {
     return SK_DROP;
   }
-  return inspect(msg, stamp, is_first, refused, &telling);
+  return inspect(msg, stamp, refused, &telling);
 }
