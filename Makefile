@@ -39,7 +39,7 @@ lint: setup ## ruff, mypy, import-linter, clang-format
 bench: setup ## the numbers of docs/benchmarks.md, as ratios against the same run without exeat
 	PYTHONPATH=tests $(BIN)/python -m bench.main
 
-fuzz: setup ## made-up ClientHellos against an independent parser, for SECONDS (default 120)
+fuzz: setup ## made-up ClientHellos against an independent parser, for SECONDS_TO_RUN (default 120)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_hellos.py $${SECONDS_TO_RUN:-120}
 
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
