@@ -4,11 +4,14 @@
 
 #include "stamp.h"
 
+/* Still in the sockhash: it keeps its place over connect(AF_UNSPEC) (6.18), and its next connection is as much watched. */
+enum { ERRNO_BUSY = 16 };
+
 static __always_inline void watch_socket(struct bpf_sock_ops *ctx, struct stamp *stamp) {
   __u64 cookie = stamp->cookie;
   int failed = sockets.sock_hash_update(ctx, &cookie, BPF_ANY);
 
-  if (failed)
+  if (failed && failed != -ERRNO_BUSY)
     return; /* full, or a kind that cannot be watched: on_egress lets no payload of it pass */
   stamp->is_hashed = 1;
   stamp->first_seq = ctx->snd_nxt;

@@ -23,7 +23,7 @@ DENIED = DENIED_NAMES + DENIED_ADDRESSES
 # {name} is to be reached over HTTPS, {ca} to be trusted. Each prints what the server says.
 CLIENTS = {
     "curl": "curl -sS --cacert {ca} https://{name}/",
-    "openssl": "(printf 'GET / HTTP/1.1\\r\\n\\r\\n'; sleep 0.5) | "
+    "openssl": "(printf 'GET / HTTP/1.1\\r\\n\\r\\n'; sleep 0.3) | "
     "openssl s_client -quiet -no_ign_eof -verify_return_error -CAfile {ca} -connect {name}:443 -servername {name} 2>&1",
     "python": f"{PYTHON} -c 'import ssl, sys, urllib.request as u; "
     "print(u.urlopen(sys.argv[1], context=ssl.create_default_context(cafile=sys.argv[2])).read().decode())' "
@@ -33,7 +33,7 @@ CLIENTS = {
     '.on("error", (e) => {{ console.log(e.code); process.exitCode = 1 }})\' https://{name}/ 2>&1',
     "wget": "wget -q -O - --tries=1 --ca-certificate={ca} https://{name}/",
     "git": "GIT_SSL_CAINFO={ca} git ls-remote https://{name}/ 2>&1",
-    "gnutls-cli": "(printf 'GET / HTTP/1.1\\r\\n\\r\\n'; sleep 0.5) | gnutls-cli --x509cafile {ca} {name} 2>&1",
+    "gnutls-cli": "(printf 'GET / HTTP/1.1\\r\\n\\r\\n'; sleep 0.3) | gnutls-cli --x509cafile {ca} {name} 2>&1",
 }
 PROGRAMS = {name: shutil.which(name) is not None for name in CLIENTS} | {"python": True}
 

@@ -1,15 +1,15 @@
 #!/bin/bash
 # Runs inside the virtual machine, as its root: mounts what a Debian host has mounted, then runs the given command.
 #
-#     tests/vm/inside.sh <status file> <seconds> <command> [argument ...]
+#     tests/vm/inside.sh <directory> <seconds> <command> [argument ...]
 #
-# The emulator's own exit status is the machine's, not the command's; so the command's is left in a file.
+# The emulator's exit status is the machine's, not the command's, and its console mixes what the kernel says into what the
+# command says. So both are left in the directory: `status` and `output`.
 set -u
-status_file=$1 seconds=$2
+directory=$1 seconds=$2
 shift 2
+exec >"$directory/output" 2>&1
 cd "$(dirname "$0")/../.." || exit 1
-echo 125 >"$status_file"
-
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 mountpoint -q /sys/fs/bpf || mount -t bpf -o mode=700 none /sys/fs/bpf
 mount -t tmpfs none /tmp # what is there on the host is neither needed nor to be written to
@@ -26,6 +26,6 @@ export PYTEST_ADDOPTS="-p no:cacheprovider ${PYTEST_ADDOPTS:-}"
 
 timeout --kill-after=10 "$seconds" "$@"
 status=$?
-echo "$status" >"$status_file"
+echo "$status" >"$directory/status"
 sync
 exit "$status"

@@ -26,28 +26,36 @@ PATH=$root/build/vm/tools/bin:$root/.venv/bin:/usr/sbin:/sbin:$PATH
 command -v vng >/dev/null || { echo "$0: virtme-ng is missing: .venv/bin/pip install virtme-ng" >&2; exit 2; }
 
 run_on() { # <version> <command> [argument ...]: its status
-  local version=$1 suite directory release status_file status
+  local version=$1 suite kernel release directory machine status
   shift
   case $version in
   6.1) suite=bookworm ;;
   6.12) suite=bookworm-backports ;;
   *) echo "$0: no kernel $version: 6.1 and 6.12 are known" >&2 && return 2 ;;
   esac
-  directory=$("$root/tests/vm/fetch.sh" "$suite") || return 2
-  release=$(basename "$directory")
-  status_file=$directory/status-$$
+  kernel=$("$root/tests/vm/fetch.sh" "$suite") || return 2
+  release=$(basename "$kernel")
+  directory=$(mktemp -d "$kernel/run.XXXXXX")
+  touch "$directory/output"
   echo "== Linux $release: $*"
-  echo 125 >"$status_file"
   # Some seconds more than the command has, for booting and for the emulator to end.
-  timeout --kill-after=10 $((seconds + 120)) vng --disable-kvm --force-9p --rw --cpus 2 --memory 3G \
-    --run "$directory/boot/vmlinuz-$release" \
-    --exec "$(printf '%q ' "$root/tests/vm/inside.sh" "$status_file" "$seconds" "$@")" </dev/null | cat # vng truncates what it writes to if that is a file
-  status=$(cat "$status_file")
-  rm -f "$status_file"
+  timeout --kill-after=10 $((seconds + 120)) vng --disable-kvm --force-9p --rw --cpus 2 --memory 3G --verbose \
+    --run "$kernel/boot/vmlinuz-$release" \
+    --exec "$(printf '%q ' "$root/tests/vm/inside.sh" "$directory" "$seconds" "$@")" </dev/null 2>&1 |
+    cat >"$directory/console" & # through a pipe: vng truncates what it writes to if that is a file
+  machine=$!
+  tail --pid="$machine" -n +1 -f "$directory/output"
+  wait "$machine"
+  if [ ! -s "$directory/status" ]; then
+    echo "== Linux $release: the machine did not boot, died, or did not end within $seconds s; its last words:"
+    tail -n 40 "$directory/console"
+    return 125
+  fi
+  status=$(cat "$directory/status")
+  rm -r "$directory"
   case $status in
   0) echo "== Linux $release: passed" ;;
   124 | 137) echo "== Linux $release: did not end within $seconds s" ;;
-  125) echo "== Linux $release: the machine did not boot, or died" ;;
   *) echo "== Linux $release: failed with status $status" ;;
   esac
   return "$status"

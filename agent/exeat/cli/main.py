@@ -20,17 +20,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(FAILED if self.prog.endswith(" run") else 2, f"{self.prog}: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="exeat", description="Decides which network destinations a workload may reach.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for module in (run, doctor, detach):
         module.add(commands)
-    return parser
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # parse_args() would have the parser without a command complain
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return int(options.act(options))
     except LaunchError as error:

@@ -88,8 +88,11 @@ class Watch:
 
     def _drain(self) -> None:
         for event in self._ring.drain():
-            if event.hook == Hook.PACKET and event.protocol == _TCP and event.verdict in _CUTTING:
-                self._cut(event)
+            if event.protocol == _TCP and event.verdict in _CUTTING:
+                if event.hook == Hook.PACKET:
+                    self._cut(event)
+                elif event.hook == Hook.HELLO:
+                    self._cut_by_cookie(event.cookie)
             self._take(tell(event, self._watched.workloads, self._watched.policies))
 
     def _cut(self, event: Event) -> None:
@@ -101,3 +104,9 @@ class Watch:
             int.from_bytes(bytes(event.source_port), "big"),
             event.cookie,
         )
+
+    def _cut_by_cookie(self, cookie: int) -> None:
+        """Its writer was told EACCES, but Node.js (20) forgets what became of a hello, and would wait for an answer."""
+        for one in self._diagnosis.stamped(self._instance):
+            if one.stamp.cookie == cookie:
+                self._diagnosis.destroy(one)
