@@ -12,7 +12,7 @@ from exeat.core.compile import compile_policy
 from exeat.core.names import parse_host_pattern
 from exeat.kernel.events import EventRing
 from exeat.kernel.filesystems import mount_point
-from exeat.kernel.instance import Instance
+from exeat.kernel.instance import Instance, remove_instance
 from exeat.kernel.tables import Tables
 from exeat.model.policy import Mode, Policy, PortRange, Protocol, Rule
 from exeat.model.verdicts import Reason, Verdict
@@ -90,6 +90,7 @@ class Guard:
     def __init__(self) -> None:
         root = mount_point("cgroup2")
         assert root
+        sweep(root)
         self.top = root / f"exeat-test-{os.getpid()}"
         self.top.mkdir()
         self.instance = Instance(f"test-{os.getpid()}")
@@ -149,6 +150,15 @@ class Guard:
             if leaf.is_dir():
                 remove_cgroup(leaf)
         remove_cgroup(self.top)
+
+
+def sweep(root: Path) -> None:
+    """Removes what a test run left that was killed."""
+    for top in root.glob("exeat-test-*"):
+        pid = top.name.rpartition("-")[2]
+        if not Path("/proc", pid).exists():
+            remove_instance(f"test-{pid}")
+            remove_cgroup(top)
 
 
 def remove_cgroup(cgroup: Path) -> None:

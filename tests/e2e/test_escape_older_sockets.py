@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from e2e.escapes import (
     tcp,
     udp,
 )
-from e2e.guard import Guard, rule
+from e2e.guard import Guard, Workload, rule
 from exeat.model.verdicts import Reason
 
 ALLOWED = ALLOWED_TCP
@@ -55,7 +56,7 @@ def test_a_connection_older_than_the_policy_is_judged_by_it(guard: Guard, bed: B
         assert evil.count().bytes == len(b"before")
     with later_managed(guard) as w, Steps(bed, connected_before(good.address4, 7, b"after"), w.cgroup) as steps:
         w.switch(*rules(good))
-        with judged(w):
+        with judged(w, ALLOWED):
             steps.go_on()
         assert steps.result == [says(good, b"before"), b"after"]
 
@@ -145,7 +146,7 @@ def test_a_listener_older_than_the_policy_answers_whom_it_may(
 
     with later_managed(guard) as w, Steps(bed, run, w.cgroup) as steps:
         w.switch(rule("198.51.100.2", ports=(7200 if is_allowed else 7201,)))
-        with judged(w, *([] if is_allowed else [dropped(Reason.PORT_NOT_ALLOWED)])):
+        with judged(w, *([ALLOWED, ALLOWED] if is_allowed else [dropped(Reason.PORT_NOT_ALLOWED)])):
             thread = threading.Thread(target=steps.go_on)
             thread.start()
             heard = call_in(bed, stranger, at=bed.network.hosts)
@@ -154,30 +155,15 @@ def test_a_listener_older_than_the_policy_answers_whom_it_may(
         assert steps.result == ("told" if is_allowed else "TIMEOUT")
 
 
-HANDED = {
-    "inherited, unmanaged but below the attached cgroup": True,
-    "handed over a UNIX socket, made outside of it": False,
-}
-
-
-@pytest.mark.parametrize("how", HANDED)
-def test_somebody_elses_socket_does_not_connect_for_a_workload(
-    guard: Guard, bed: Bed, good: Host, evil: Host, how: str
-) -> None:
-    """No hook saw it being made for this workload, so none could judge its packets. Not even to the allowed host."""
-    is_below = HANDED[how]
+def four_sockets(bed: Bed, good: Host, evil: Host, where: Path | None, w: Workload) -> list[Any]:
+    """Made elsewhere, handed over a UNIX socket, used by the workload; then a socket of its own."""
     ours, theirs = socket.socketpair()
 
     def give() -> None:
         made = [tcp(good.address4), tcp(good.address4), udp(), udp()]
         socket.send_fds(ours, [b"."], [sock.fileno() for sock in made])
 
-    if is_below:
-        call_in(bed, give, cgroup=guard.top)
-    else:
-        bed.network.client.call(give)
-
-    def run() -> list[Any]:
+    def use() -> list[Any]:
         _, fds, _, _ = socket.recv_fds(theirs, 1, 4)
         one, two, three, four = (socket.socket(fileno=fd) for fd in fds)
         for sock in (one, two, three, four):
@@ -190,12 +176,27 @@ def test_somebody_elses_socket_does_not_connect_for_a_workload(
             dial(good.address4),
         ]
 
+    with ours, theirs:
+        call_in(bed, give, cgroup=where)
+        return call_in(bed, use, cgroup=w.cgroup)
+
+
+def test_somebody_elses_socket_does_not_connect_for_a_workload(guard: Guard, bed: Bed, good: Host, evil: Host) -> None:
+    """No hook saw it being made for this workload, so none could judge its packets. Not even to the allowed host."""
     with guard.workload(*rules(good)) as w:
         with judged(w, *[dropped(Reason.FOREIGN_SOCKET)] * 4, ALLOWED):
-            assert call_in(bed, run, cgroup=w.cgroup) == ["EPERM"] * 4 + [says(good, b"hello")]
+            answers = four_sockets(bed, good, evil, guard.top, w)
+            assert answers == ["EPERM"] * 4 + [says(good, b"hello")]
         assert evil.count().is_untouched
-    ours.close()
-    theirs.close()
+
+
+@pytest.mark.xfail(strict=True, reason="no program of ours runs for a socket of a cgroup that is not below the attached one")
+def test_a_socket_made_outside_of_the_attached_cgroup_does_not_connect(
+    guard: Guard, bed: Bed, good: Host, evil: Host
+) -> None:
+    """Known limit (docs/limits.md, "Sockets that others hand in"): only a guard on the device could see it."""
+    with guard.workload(*rules(good)) as w:
+        assert four_sockets(bed, good, evil, None, w)[0] == "EPERM"
 
 
 def test_a_connection_that_somebody_else_made_is_judged_for_him(guard: Guard, bed: Bed, good: Host, evil: Host) -> None:

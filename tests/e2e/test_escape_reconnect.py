@@ -186,9 +186,10 @@ def test_a_caller_under_a_tls_rule_hears_nothing_either(
             unspecify(sock)
 
     hello("good.test")
-    tls = rule(STRANGER, good.address4, ports=(7004, 8443), hosts=("good.test",), protocol="tls")
+    port = 7004 + was_connected
+    tls = rule(STRANGER, good.address4, ports=(port, 8443), hosts=("good.test",), protocol="tls")
     with guard.workload(tls) as w:
         w.told()
-        assert call_back(bed, w.cgroup, 6004, prepare, source_port=7004) == ["told", "TIMEOUT"]
+        assert call_back(bed, w.cgroup, 6004, prepare, source_port=port) == ["told", "TIMEOUT"]
         assert w.reasons() == [*[ALLOWED_NAME] * was_connected, dropped(Reason.UNVERIFIED_DATA)]
-        assert wire.toward(STRANGER).payload == 0
+        assert wire.toward(STRANGER, "tcp", port).payload == 0
