@@ -56,8 +56,7 @@ static __always_inline bool is_verified(const struct stamp *stamp) {
   return stamp->state == STATE_WATCHED || stamp->state == STATE_VERIFIED;
 }
 
-/* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where that is safe.
- */
+/* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where it can. */
 static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock *sk, struct stamp *stamp,
                                          const struct standing *standing, const struct packet *packet, __u64 now_ns,
                                          struct judgement *ret) {
@@ -138,6 +137,8 @@ int on_packet_out(struct __sk_buff *skb) {
     }
     if (stamp->cookie == 0)
       stamp->cookie = bpf_get_socket_cookie(skb);
+    if (workload == 0)
+      workload = stamp->workload; /* unbound: without an entry all is denied, or TCP would now send what was held back */
     begin_stamp(stamp, workload, epoch);
   }
   workload = stamp->workload;

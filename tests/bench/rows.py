@@ -65,5 +65,6 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for what, median, spread, *rest in cells:
         left = f"{what:{widths[0]}}  {median:>{widths[1]}}  {spread:>{widths[2]}}"
-        lines.append("  ".join([left, *(f"{text:{width}}" for text, width in zip(rest, widths[3:], strict=True))]).rstrip())
+        right = [f"{text:{width}}" for text, width in zip(rest, widths[3:], strict=True)]
+        lines.append("  ".join([left, *right]).rstrip())
     return "\n".join(lines)

@@ -166,7 +166,7 @@ class Steps:
     assert steps.result == ...
     """
 
-    def __init__(self, bed: Bed, function: Callable[[Callable[[], None]], Any], cgroup: Path | None, **how: Any) -> None:
+    def __init__(self, bed: Bed, function: Callable[[Callable[[], None]], Any], cgroup: Path | None) -> None:
         self._from_child, child_says = os.pipe()
         child_hears, self._to_child = os.pipe()
         self._ends = [child_says, child_hears]
@@ -179,7 +179,7 @@ class Steps:
 
         def body() -> None:
             try:
-                self.result = call_in(bed, lambda: function(pause), cgroup=cgroup, **how)
+                self.result = call_in(bed, lambda: function(pause), cgroup=cgroup)
             except BaseException as error:  # noqa: BLE001  # raised by the test
                 self._error = error
             os.write(child_says, b"!")

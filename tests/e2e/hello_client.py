@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from guard import Guard, Told, Workload, rule
 
 from bed import Bed, missing_capability
 from bed.namespace import die_with_parent, enter
+from e2e.guard import Guard, Told, Workload, rule
 from exeat.kernel.filesystems import mount_point
 from exeat.model.names import HostPattern, PatternKind
 from exeat.model.policy import Rule

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from guard import Workload
-from hello_client import HelloClient, Outcome, Talk, naming
-
+from e2e.guard import Workload
+from e2e.hello_client import HelloClient, Outcome, Talk, naming
 from exeat.model.verdicts import Reason, Verdict
 from hellos.generate import Case
 from hellos.oracle import judge_hello
 
 BATCH = 250
 EACCES = 13
-WATCH_HEADER = 11  # what the kernel wants to see of a record behind the hello, twin: hook_message.h
+WATCH_HEADER = 11  # what the kernel wants to see of a record behind the hello, twin: flight.h
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,16 @@ def tell(case: Case, outcome: Outcome) -> str:
     reading = case.reading
     if not reading.is_allowed:
         return tell_denied(case, outcome)
-    end = end_of_hello(case.stream)
-    if not outcome.told or outcome.verdicts[0] != (Verdict.FORWARDED, Reason.NAME_ALLOWED):
+    behind = len(case.stream) - end_of_hello(case.stream)
+    if behind and outcome.verdicts == [(Verdict.DROPPED, Reason.HELLO_INTERLEAVED)]:
+        return "" if outcome.got == b"" and outcome.error == EACCES else f"leaked: {outcome.got.hex()}"
+    if 0 < behind < WATCH_HEADER and (outcome.error, outcome.told, outcome.got) == (0, (), b""):
+        return ""  # held: too little is there of the record that begins behind the hello
+    if outcome.verdicts != [(Verdict.FORWARDED, Reason.NAME_ALLOWED)]:
         return f"the oracle allows it, the kernel said {outcome.verdicts}"
     if outcome.told[0].name.lower() != reading.name:
         return f"the kernel read the name {outcome.told[0].name!r}"
-    behind = len(case.stream) - end
-    if behind and len(outcome.told) > 1 and outcome.told[1].verdict is Verdict.DROPPED:  # its tail was refused
-        return "" if case.stream[:end].startswith(outcome.got) else f"leaked: {outcome.got.hex()}"
-    is_held = 0 < behind < WATCH_HEADER and outcome.error == 0
-    if outcome.got != case.stream[: end if is_held else None] and outcome.got != case.stream:
+    if outcome.got != case.stream:
         return f"the client was told of {outcome.error}, and the server read {outcome.got.hex()}"
     return ""
 

@@ -190,7 +190,7 @@ def test_somebody_elses_socket_does_not_connect_for_a_workload(guard: Guard, bed
         assert evil.count().is_untouched
 
 
-@pytest.mark.xfail(strict=True, reason="no program of ours runs for a socket of a cgroup that is not below the attached one")
+@pytest.mark.xfail(strict=True, reason="no program of ours runs for a socket of a cgroup beside the attached one")
 def test_a_socket_made_outside_of_the_attached_cgroup_does_not_connect(
     guard: Guard, bed: Bed, good: Host, evil: Host
 ) -> None:
@@ -215,9 +215,12 @@ def test_a_connection_that_somebody_else_made_is_judged_for_him(guard: Guard, be
         sock.settimeout(0.4)
         return ask(sock, b"deputy")
 
-    with guard.workload(*rules(good)) as maker, guard.workload(*rules(evil)) as user:
-        with Steps(bed, give, maker.cgroup):
-            maker.switch(*rules(evil))
-            with judged(maker, dropped(Reason.REVOKED)):
-                assert call_in(bed, use, cgroup=user.cgroup) == "TIMEOUT"
+    with (
+        guard.workload(*rules(good)) as maker,
+        guard.workload(*rules(evil)) as user,
+        Steps(bed, give, maker.cgroup),
+    ):
+        maker.switch(*rules(evil))
+        with judged(maker, dropped(Reason.REVOKED)):
+            assert call_in(bed, use, cgroup=user.cgroup) == "TIMEOUT"
     assert good.count().bytes == 0

@@ -10,7 +10,21 @@ from typing import Any
 import pytest
 
 from bed import Bed, Host, Sniffer, call_in
-from e2e.escapes import ALLOWED_TCP, SOL_TCP, Steps, dial, dropped, got, judged, later_managed, post, rules, says, tcp, udp
+from e2e.escapes import (
+    ALLOWED_TCP,
+    SOL_TCP,
+    Steps,
+    dial,
+    dropped,
+    got,
+    judged,
+    later_managed,
+    post,
+    rules,
+    says,
+    tcp,
+    udp,
+)
 from e2e.guard import Guard
 from exeat.model.verdicts import Reason, Verdict
 
@@ -139,7 +153,7 @@ def test_a_source_route_in_a_control_message_stops_at_the_backstop(
     def send(ancillary: list[Any]) -> Any:
         return got(lambda: udp(good.address4).sendmsg([b"routed"], ancillary, 0, (good.address4, 5000)))
 
-    via_evil = [(IP, IP_RETOPTS, VIA_EVIL)]
+    via_evil = [(IP, IP_RETOPTS, b"\x83\x07\x04" + ip_address(evil.address4).packed + b"\0")]
     assert call_in(bed, lambda: send(via_evil), cgroup=guard.top) == 6
     assert wire.toward(evil.address4).frames == 1
     wire.clear()

@@ -31,7 +31,10 @@ LSRR = b"\x83\x07\x04" + ip_address("203.0.113.11").packed + b"\0"  # loose sour
 DATA = b"written by hand"
 
 V4 = {
-    "to another address": (lambda good, evil: ipv4_packet(evil, 17, udp_datagram(5000, DATA)), Reason.ADDRESS_NOT_ALLOWED),
+    "to another address": (
+        lambda good, evil: ipv4_packet(evil, 17, udp_datagram(5000, DATA)),
+        Reason.ADDRESS_NOT_ALLOWED,
+    ),
     "to another port": (lambda good, evil: ipv4_packet(good, 17, udp_datagram(5001, DATA)), Reason.PORT_NOT_ALLOWED),
     "a first fragment": (
         lambda good, evil: ipv4_packet(good, 17, udp_datagram(5000, DATA), fragment=MORE_FRAGMENTS),
@@ -93,11 +96,10 @@ def test_a_raw_socket_older_than_the_policy_sends_nothing_odd(
 def test_a_raw_socket_older_than_the_policy_still_sends_what_is_allowed(guard: Guard, bed: Bed, good: Host) -> None:
     """The twin: the same socket, the same call, an ordinary datagram."""
     packet = ipv4_packet(good.address4, 17, udp_datagram(5000, DATA))
-    with later_managed(guard) as w:
-        with Steps(bed, raw_sender(packet, (good.address4, 0)), w.cgroup) as steps:
-            w.switch(*rules(good))
-            with judged(w):  # what only the backstop sees is counted and not told when it may pass
-                steps.go_on()
+    with later_managed(guard) as w, Steps(bed, raw_sender(packet, (good.address4, 0)), w.cgroup) as steps:
+        w.switch(*rules(good))
+        with judged(w):  # what only the backstop sees is counted and not told when it may pass
+            steps.go_on()
     assert steps.result == [len(packet)]
     assert good.datagrams() == [DATA]
 

@@ -125,7 +125,8 @@ def test_an_address_of_no_family_is_still_an_address(guard: Guard, bed: Bed, goo
 MAPPED = {
     "sendto(), mapped": lambda address: post(f"::ffff:{address}", sock=udp("", socket.AF_INET6)),
     "connect(), mapped": lambda address: got(
-        lambda: (sock := udp("", socket.AF_INET6)).connect((f"::ffff:{address}", 5000)) or (sock.send(b"m"), sock.recv(99))[1]
+        lambda: (sock := udp("", socket.AF_INET6)).connect((f"::ffff:{address}", 5000))
+        or (sock.send(b"m"), sock.recv(99))[1]
     ),
     "sendto() with an IPv4 address": lambda address: got(
         lambda: sendto(sock := udp("", socket.AF_INET6), b"4 on 6", sockaddr4(address, 5000)) and sock.recv(99)
@@ -180,7 +181,7 @@ def test_a_destination_taken_off_a_socket_is_gone(guard: Guard, bed: Bed, good: 
             assert call_in(bed, lambda: run(good.address4), cgroup=w.cgroup) == ["EDESTADDRREQ", says(good)]
 
 
-def test_segmentation_offload_makes_many_datagrams_of_one_judgement(guard: Guard, bed: Bed, good: Host, evil: Host) -> None:
+def test_segmentation_offload_goes_where_it_was_judged(guard: Guard, bed: Bed, good: Host, evil: Host) -> None:
     """UDP_SEGMENT: one send, ten datagrams, all to where it was allowed."""
     UDP_SEGMENT = 103  # noqa: N806  # its name in linux/udp.h
 

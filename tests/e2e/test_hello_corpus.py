@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from guard import Guard
-from hello_client import NODELAY, HelloClient, Talk, assert_allowed, assert_denied, client, hello_guard, naming
 
+from e2e.guard import Guard
+from e2e.hello_client import NODELAY, HelloClient, Talk, assert_allowed, assert_denied, client, hello_guard, naming
 from exeat.model.verdicts import Reason
 from hellos.build import writes
 from hellos.corpus import Flight, flights

@@ -14,10 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
-from guard import Guard, Workload
-from hello_client import NODELAY, HelloClient, Option, Talk, assert_allowed, assert_denied, client, hello_guard, naming
 
 from bed import Host, Tcp, call_in
+from e2e.guard import Guard, Workload
+from e2e.hello_client import (
+    NODELAY,
+    HelloClient,
+    Option,
+    Talk,
+    assert_allowed,
+    assert_denied,
+    client,
+    hello_guard,
+    naming,
+)
 from exeat.model.verdicts import Reason, Verdict
 from hellos.build import X25519, X25519MLKEM768, Hello, every, writes
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-from guard import Guard
-from hello_client import HelloClient, client, hello_guard, naming
-from hello_rounds import rounds
-
+from e2e.guard import Guard
+from e2e.hello_client import HelloClient, client, hello_guard, naming
+from e2e.hello_rounds import rounds
 from hellos.generate import cases, table_cases
 
 __all__ = ["client", "hello_guard"]

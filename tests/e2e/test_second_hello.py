@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
-from guard import Guard, Workload
-from hello_client import NODELAY, HelloClient, Outcome, Talk, client, hello_guard, naming
 
 from bed import OpensslServer, Tcp, Tls, call_in, curl, run_in
+from e2e.guard import Guard, Workload
+from e2e.hello_client import NODELAY, HelloClient, Outcome, Talk, client, hello_guard, naming
 from exeat.kernel import libbpf
 from exeat.model.verdicts import Reason, Verdict
 from hellos.build import NOISE, Hello, RecordType, every, message, record, records, writes
@@ -160,7 +160,7 @@ def test_a_real_client_that_is_asked_to_retry_gets_through(
 ) -> None:
     """openssl s_client, with the same name twice as every honest client."""
     target = ["-connect", f"{retrying.address4}:{retrying.port}", "-servername", FIRST, *options]
-    done = run_in(client.bed, ["openssl", "s_client", "-msg", *target], cgroup=workload.cgroup, stdin="GET / HTTP/1.0\n")
+    done = run_in(client.bed, ["openssl", "s_client", "-msg", *target], cgroup=workload.cgroup)
     assert done.stdout.count("ClientHello") == 2
     assert f"subject=CN = {FIRST}" in done.stdout
     assert workload.reasons() == ALLOWED
@@ -183,17 +183,31 @@ def say(client: HelloClient, workload: Workload, *parts: bytes) -> Outcome:
 def test_a_second_hello_right_behind_the_first_must_repeat_its_name(
     client: HelloClient, workload: Workload, between: bytes
 ) -> None:
-    """In one write, in two and in three: nobody waits for an answer here."""
+    """Nobody waits for an answer here. A message goes as a whole or not at all."""
     for first in (RETRYING.stream(), EARLY.stream()):
-        whole = first + between + TAMPERED.stream()
-        parts = [first, between, TAMPERED.stream()] if between else [first, TAMPERED.stream()]
-        for cut in ([whole], [first + between, TAMPERED.stream()], [first, between + TAMPERED.stream()], parts):
+        cuts = [[first + between, TAMPERED.stream()], [first, between + TAMPERED.stream()]]
+        for cut in [*cuts, [first, between, TAMPERED.stream()] if between else [first, TAMPERED.stream()]]:
             outcome = say(client, workload, *cut)
-            assert outcome.verdicts[:2] == CHANGED, cut
-            assert SECOND.encode() not in outcome.got
+            assert (outcome.verdicts, outcome.error) == (CHANGED, 13), cut
+            assert outcome.got == b"".join(cut[: outcome.failed_at])
             twin = say(client, workload, *(part.replace(SECOND.encode(), FIRST.encode()) for part in cut))
             assert (twin.verdicts, twin.error) == (ALLOWED, 0)
             assert twin.got == first + between + REPEATED.stream()
+
+
+@pytest.mark.parametrize("between", [b"", CCS, WARNING + CCS])
+def test_two_hellos_in_one_message_are_denied_whatever_they_say(
+    client: HelloClient, workload: Workload, between: bytes
+) -> None:
+    """A client writes the second only when it has read the answer to the first."""
+    for first in (RETRYING, EARLY):
+        for second in (TAMPERED, REPEATED):
+            whole = first.stream() + between + second.stream()
+            end = len(first.stream() + between)
+            for cut in ([whole], writes(whole, [end + 1]), writes(whole, [end + 5]), writes(whole, [9, end + 3])):
+                outcome = say(client, workload, *cut)
+                assert outcome.verdicts == [(Verdict.DROPPED, Reason.HELLO_INTERLEAVED)]
+                assert (outcome.error, outcome.got) == (13, b"")
 
 
 def test_a_second_hello_in_single_bytes_is_followed_up_to_the_limit(client: HelloClient, workload: Workload) -> None:
@@ -237,7 +251,8 @@ def test_a_tls12_finished_that_begins_like_a_hello_passes(
             continue  # once in 21,845: looks just like a hello
         data = record(rng.randbytes(500), RecordType.APPLICATION_DATA, 0x0303)
         whole = CCS + finished + data
-        for parts in ([key_exchange + whole], [key_exchange, whole], [whole], [CCS, finished, data], writes(whole, [7])):
+        apart = [CCS, finished, data]
+        for parts in ([key_exchange + whole], [key_exchange, whole], [whole], apart, writes(whole, [7])):
             outcome = say(client, workload, REPEATED.stream(), *parts)
             assert (outcome.verdicts, outcome.error) == (ALLOWED, 0)
             assert outcome.got == REPEATED.stream() + b"".join(parts)
@@ -255,17 +270,18 @@ def random_early_data(rng: random.Random) -> bytes:
 
 def test_early_data_never_hides_a_second_hello(client: HelloClient, workload: Workload) -> None:
     """300 flights with records in all sizes and cuts, full of bytes that look like records."""
-    rng, flights, honest = random.Random(SEED), [], []
+    rng, flights, honest, hello = random.Random(SEED), [], [], EARLY.stream()
     for _ in range(300):
-        before = EARLY.stream() + random_early_data(rng)
-        whole = before + TAMPERED.stream()
+        data = random_early_data(rng)
+        whole = hello + data + TAMPERED.stream()
         points = rng.sample(range(len(whole)), rng.choice((0, 1, 2, 9, 30)))
-        flights.append((before, Talk(writes(whole, points), rng.choice(((NODELAY,), ())))))
-        honest.append(Talk(writes(before + REPEATED.stream(), points), flights[-1][1].options))
+        flights.append((hello + data, Talk(writes(whole, points), rng.choice(((NODELAY,), ())))))
+        behind = [point for point in points if point >= len(hello)]
+        honest.append(Talk([hello, *writes(data + REPEATED.stream(), [p - len(hello) for p in behind])], (NODELAY,)))
     for (before, _talk), outcome in zip(flights, client.say(workload, [talk for _, talk in flights]), strict=True):
         assert SECOND.encode() not in outcome.got
         assert before.startswith(outcome.got)
-        assert outcome.verdicts[:2] == CHANGED
+        assert outcome.verdicts[:2] in (CHANGED, [(Verdict.DROPPED, Reason.HELLO_INTERLEAVED)])
     for talk, outcome in zip(honest, client.say(workload, honest), strict=True):
         assert (outcome.verdicts, outcome.error) == (ALLOWED, 0)
         assert outcome.got == talk.stream
@@ -274,7 +290,8 @@ def test_early_data_never_hides_a_second_hello(client: HelloClient, workload: Wo
 def test_tls12_clients_come_and_come_back(client: HelloClient, workload: Workload) -> None:
     """50 handshakes in a row, every other one a resumption."""
     server = client.bed.openssl_server(FIRST, SECOND, "-tls1_2")
-    ask = f"openssl s_client -tls1_2 -connect {server.address4}:{server.port} -servername {FIRST} </dev/null 2>/dev/null"
+    target = f"-connect {server.address4}:{server.port} -servername {FIRST}"
+    ask = f"openssl s_client -tls1_2 {target} </dev/null 2>/dev/null"
     once = f"f=$(mktemp); {ask} -sess_out $f | grep -c ^New; {ask} -sess_in $f | grep -c ^Reused; rm $f"
     done = run_in(client.bed, ["sh", "-c", f"for i in $(seq 25); do {once}; done"], cgroup=workload.cgroup, timeout=40)
     assert done.stdout.split() == ["1"] * 50

@@ -15,11 +15,10 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "e2e")]
 
-from guard import Guard  # noqa: E402  # found only now
-from hello_client import HelloClient, naming  # noqa: E402
-from hello_rounds import rounds  # noqa: E402
-
 from bed import Bed  # noqa: E402
+from e2e.guard import Guard  # noqa: E402  # found only now
+from e2e.hello_client import HelloClient, naming  # noqa: E402
+from e2e.hello_rounds import rounds  # noqa: E402
 from hellos.generate import Case, cases  # noqa: E402
 
 CHUNK = 1000

@@ -9,20 +9,25 @@ set -u
 directory=$1 seconds=$2
 shift 2
 exec >"$directory/output" 2>&1
-cd "$(dirname "$0")/../.." || exit 1
+root=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
+tools=$root/build/vm/tools/bin
+mount -t tmpfs -o size=70% none /mnt && tar -C /mnt -xf "$directory/tree.tar" || exit 1
+mkdir -p "/mnt$root/build" && mount --bind "$root/build" "/mnt$root/build"
+for part in usr/lib/python3.11 usr/lib/python3/dist-packages/bcc usr/include/linux usr/include/asm-generic "${root#/}"; do
+  mount --rbind "/mnt/$part" "/$part" || exit 1
+done
+cd "$root" || exit 1
+
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 mountpoint -q /sys/fs/bpf || mount -t bpf -o mode=700 none /sys/fs/bpf
 mount -t tmpfs none /tmp # what is there on the host is neither needed nor to be written to
 ip link set lo up
 echo 1 >/proc/sys/kernel/panic_on_oops # an oops is a failed run, never a passed one
-tools=$PWD/build/vm/tools/bin
 if [ ! -x /sbin/modprobe ] && [ -x "$tools/modprobe" ]; then
   echo "$tools/modprobe" >/proc/sys/kernel/modprobe
   PATH=$PATH:$tools
 fi
-# The tree is the host's: nothing is to be written into it from here.
-export PATH=$PWD/.venv/bin:/usr/sbin:/sbin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/tmp
-export PYTEST_ADDOPTS="-p no:cacheprovider ${PYTEST_ADDOPTS:-}"
+export PATH=$root/.venv/bin:/usr/sbin:/sbin:$PATH HOME=/tmp
 
 timeout --kill-after=10 "$seconds" "$@"
 status=$?

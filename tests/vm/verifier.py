@@ -4,7 +4,6 @@ import ctypes
 import os
 import sys
 
-from exeat.kernel import libbpf
 from exeat.kernel.instance import Instance
 from exeat.kernel.programs import PROGRAMS
 

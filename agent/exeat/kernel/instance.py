@@ -19,6 +19,8 @@ from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
 from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS
 from exeat.kernel.source import joined_source
 
+_ATTEMPTS = 100
+
 
 def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, str]:
     """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are.
@@ -164,9 +166,15 @@ def instances() -> list[str]:
 def remove_instance(name: str) -> None:
     """Detaches and unpins one instance, of whatever layout; the BPF file system goes too if it is ours and empty."""
     for layout in _layouts():
-        if (layout / name).is_dir():
-            remove_pins(layout / name)
-            (layout / name).rmdir()
+        for attempt in range(_ATTEMPTS):
+            try:
+                if (layout / name).is_dir():
+                    remove_pins(layout / name)
+                    (layout / name).rmdir()
+                break
+            except OSError:  # a compiler whose parent was killed still pins, or somebody else removes it too
+                if attempt == _ATTEMPTS - 1:
+                    raise
         with suppress(OSError):  # not empty: another instance lives there
             layout.rmdir()
             layout.parent.rmdir()

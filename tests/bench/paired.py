@@ -1,0 +1,39 @@
+"""The same slice of work in each setting, round after round; only slices of one round are compared."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.place import OFF
+
+Slice = Callable[[str], Sequence[float]]  # does one slice of work in a setting; a cost for each piece of it
+
+
+@dataclass(frozen=True)
+class Paired:
+    """By setting, for each round: the slice's cost relative to that of the same round without exeat."""
+
+    ratios: dict[str, list[float]]
+    extra: dict[str, list[float]]  # difference of the slices' medians
+    plain: list[float]  # without exeat: each slice's median
+
+
+def paired(settings: Iterable[str], rounds: int, work: Slice, between: Callable[[], None]) -> Paired:
+    """Measures; a first round, in which caches fill and connections open, does not count."""
+    order = list(settings)
+    found = Paired({setting: [] for setting in order if setting != OFF}, {s: [] for s in order if s != OFF}, [])
+    for number in range(rounds + 1):
+        turn = number % len(order)
+        cost = {}
+        for setting in order[turn:] + order[:turn]:
+            between()
+            cost[setting] = statistics.median(work(setting))
+        if number == 0:
+            continue
+        found.plain.append(cost[OFF])
+        for setting in found.ratios:
+            found.ratios[setting].append(cost[setting] / cost[OFF])
+            found.extra[setting].append(cost[setting] - cost[OFF])
+    return found
