@@ -5,8 +5,10 @@ Takes a JSON request on standard input (pins, programs), answers with a JSON obj
 """
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +18,8 @@ from exeat.errors import ExeatError, KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.btf import member_offset
 from exeat.kernel.source import build_header_tree
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _load(request: dict[str, Any]) -> dict[str, str]:
@@ -43,8 +47,14 @@ def _load(request: dict[str, Any]) -> dict[str, str]:
     return refused
 
 
+def _die_with_parent() -> None:
+    """A compiler whose parent was killed would go on to pin what nobody removes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> int:
     """Answers one request."""
+    _die_with_parent()
     request = json.load(sys.stdin)
     answer_to = os.dup(1)
     os.dup2(2, 1)  # BCC and clang write where they like
