@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from bed import Bed, Tcp, call_in
 from e2e.guard import Guard, rule
-from hellos.build import Hello
-
 from exeat.model.verdicts import Reason
+from hellos.build import Hello
 
 ALLOWED = Hello(sni="one.test").stream()
 EVIL = Hello(sni="evil.test").stream()
@@ -70,9 +70,8 @@ def test_bytes_queued_before_the_socket_was_watched_do_not_leave_with_an_allowed
         host = bed.add("one.test", Tcp(443, "record"))
         with guard.workload(rule("203.0.113.0/24", hosts=("one.test",), protocol="tls")) as workload:
             with slow_handshake(bed):
-                call_in(
-                    bed, lambda: sends_while_connecting(host.address4, EVIL, ALLOWED), cgroup=workload.cgroup, timeout=15
-                )
+                attempt = partial(sends_while_connecting, host.address4, EVIL, ALLOWED)
+                call_in(bed, attempt, cgroup=workload.cgroup, timeout=15)
             assert host.count().bytes == 0, host.received()[:80]
             assert Reason.UNVERIFIED_DATA in {told.reason for told in workload.told()}
 
@@ -83,9 +82,6 @@ def test_a_program_that_sends_while_connecting_reaches_an_open_destination(guard
         host = bed.add("one.test", Tcp(443, "record"))
         with guard.workload(rule("203.0.113.0/24", ports=(443,))) as workload:
             with slow_handshake(bed):
-                call_in(
-                    bed, lambda: sends_while_connecting(host.address4, EVIL, ALLOWED), cgroup=workload.cgroup, timeout=15
-                )
+                attempt = partial(sends_while_connecting, host.address4, EVIL, ALLOWED)
+                call_in(bed, attempt, cgroup=workload.cgroup, timeout=15)
             assert host.received().startswith(EVIL + ALLOWED)
-
-

@@ -43,7 +43,8 @@ instance = Instance(sys.argv[1])
 instance.load()
 cgroup = Path(sys.argv[2])
 tables = Tables(instance)
-tables.switch(cgroup.stat().st_ino, tables.add(compile_policy(Policy("p", (rule("127.0.0.2/32", ports=(int(sys.argv[3]),)),)))))
+policy = Policy("pins", (rule("127.0.0.2/32", ports=(int(sys.argv[3]),)),))
+tables.switch(cgroup.stat().st_ino, tables.add(compile_policy(policy)))
 instance.attach(cgroup)
 """
 
@@ -128,7 +129,7 @@ def test_enforcement_outlives_its_maker(
 def test_replacing_the_programs_leaves_no_moment_without_them(
     left_behind: tuple[str, Path], listener: socket.socket, denied_listener: socket.socket
 ) -> None:
-    """Every connection to the denied port fails and every one to the allowed port works, while all programs are swapped."""
+    """Every connection to the denied port fails, every one to the allowed port works, while programs are swapped."""
     client = hammer(left_behind[1], 4, listener, denied_listener)
     instance = Instance(left_behind[0])
     before = {path.name: path.stat().st_ino for path in (instance.directory / "programs").iterdir()}

@@ -51,7 +51,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
             lines.append(f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));')
     source = tmp_path_factory.mktemp("abi") / "layout.c"
     source.write_text(
-        f"#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include \"{BPF / 'abi.h'}\"\n"
+        f'#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include "{BPF / "abi.h"}"\n'
         "int main(void) {" + "\n".join(lines) + "return 0; }\n"
     )
     program = source.with_suffix("")

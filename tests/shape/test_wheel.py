@@ -18,7 +18,8 @@ def test_the_wheel_carries_bpf_stubs_and_protocol(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
     for source, target in (("bpf", "exeat/kernel/bpf"), ("proto", "exeat/proto")):
-        expected = {path.relative_to(REPOSITORY / source) for path in (REPOSITORY / source).rglob("*") if path.is_file()}
+        home = REPOSITORY / source
+        expected = {path.relative_to(home) for path in home.rglob("*") if path.is_file()}
         shipped = tmp_path / "installed" / target
         assert {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()} == expected
     found = subprocess.run(
