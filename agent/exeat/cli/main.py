@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from exeat.cli import detach, doctor, run
 from exeat.errors import ExeatError, LaunchError
@@ -14,6 +14,9 @@ FAILED = 125
 
 class _Parser(argparse.ArgumentParser):
     """`exeat run` promises 125 for every failure of its own, also for a flag it does not know."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

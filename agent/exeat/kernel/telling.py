@@ -21,7 +21,7 @@ class Naming:
 
 def address_of(raw: bytes) -> Address | None:
     """An address out of the kernel's 16 bytes; None where there was none."""
-    if not any(raw):
+    if raw in (bytes(16), MAPPED_PREFIX + bytes(4)):
         return None
     return IPv4Address(raw[12:]) if raw[:12] == MAPPED_PREFIX else IPv6Address(raw)
 

@@ -112,7 +112,7 @@ class Watch:
         )
 
     def _cut_denied(self, cookies: set[int]) -> None:
-        """Their writers were told EACCES, but Node.js (20) forgets what became of a hello, and would wait for an answer.
+        """Their writers were told EACCES, but Node.js (20) forgets what became of a hello and would wait for an answer.
 
         Those events know no source, so the sockets are looked for among all: many at a time, for one look takes 20 ms.
         """
