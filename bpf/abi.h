@@ -106,6 +106,7 @@ enum state {
   STATE_VERIFIED = 4, /* the name is allowed and no further hello can come */
   STATE_DENIED = 5,   /* the hello was denied: no payload leaves, ever */
   STATE_LOOP = 6,     /* own loopback, to be confirmed at the first payload */
+  STATE_SETTLING = 7, /* what passed shows that no further hello can come: VERIFIED as soon as it has left */
 };
 
 /* stamps: one per socket, inherited by accepted sockets. Written under the socket's lock; `destination` is written last
@@ -121,7 +122,7 @@ struct stamp {
   __u64 destination; /* sequence << 32 | protocol << 16 | port; 0: none */
   __u32 policy_id;
   __u32 rule_id;
-  __u32 skip; /* bytes of the current TLS record still to pass by */
+  __u32 skip; /* bytes of the current TLS record still to pass by; settling: how much of `passed` has to leave first */
   __u32 pid;
   __u32 uid;
   __u32 told;      /* bit per hook: a denial of this destination was reported */

@@ -63,24 +63,37 @@ static __always_inline void flow_of(const struct stamp *stamp, struct flow *ret)
   ret->protocol = IPPROTO_TCP;
 }
 
-static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, __u8 refused, struct telling *telling) {
-  __u32 size = telling->bytes;
-  struct stream stream = {.length = size < MESSAGE_MAX ? size : MESSAGE_MAX};
+/* A whole hello may be followed, in the same message, by records of early data: not by another hello. Returns whether
+ * the message must be held; why it is refused, if it is, stands in the walk, where the verifier does not follow it. */
+static __always_inline bool must_hold_behind(struct sk_msg_md *msg, volatile struct walk *walk, __u32 size,
+                                             const struct hello *hello) {
+  enum flight flight;
+
+  walk->at += hello->consumed;
+  walk->has_early_data |= hello->has_early_data;
+  flight = walk_records(msg, walk, size);
+  if (flight == FLIGHT_HELLO)
+    walk->reason = HELLO_INTERLEAVED;
+  else if (flight == FLIGHT_PASSES)
+    walk->reason = 0;
+  return flight == FLIGHT_HELD;
+}
+
+static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch, __u8 refused,
+                                   struct telling *telling) {
+  volatile struct walk *walk = &scratch->walk;
+  __u32 size = telling->bytes, at = walk->at, left = at < size ? size - at : 0;
+  struct stream stream = {.length = left < MESSAGE_MAX ? left : MESSAGE_MAX};
   struct judgement judgement = {};
-  struct scratch *scratch = 0;
   struct hello hello = {};
   struct standing standing;
   struct flow flow = {};
   int action = SK_DROP;
   bool is_first;
-  __u32 slot = 0;
 
   hello.reason = refused;
   if (!refused) {
-    scratch = claim_scratch(stamp->cookie, &slot);
-    if (!scratch)
-      hello.reason = BUSY;
-    else if (bpf_msg_pull_data(msg, 0, stream.length, 0))
+    if (bpf_msg_pull_data(msg, at, at + stream.length, 0))
       hello.reason = HELPER_FAILED;
     else {
       stream.data = msg->data;
@@ -88,10 +101,10 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, _
       read_hello(&stream, scratch);
       hello = scratch->reading;
     }
-    if (scratch && !hello.reason && !hello.is_complete) {
-      claims.delete(&slot);
-      return hold(msg, hello.need);
-    }
+    if (!hello.reason && !hello.is_complete)
+      return hold(msg, at + hello.need);
+    if (!hello.reason && must_hold_behind(msg, walk, size, &hello))
+      return hold(msg, walk->need);
   }
   is_first = stamp->state == STATE_HELLO; /* asked only now: the verifier would read the hello twice, once for each */
   find_standing(stamp->workload, telling->started_ns, &standing);
@@ -103,8 +116,15 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, _
   telling->name_length = hello.name_length;
   if (hello.reason && judgement.outcome != ALLOW)
     deny(&judgement, judgement.outcome == DENY ? judgement.reason : hello.reason);
-  else if (scratch && !hello.reason)
+  else if (!hello.reason) {
+    bool is_named = judgement.outcome == ASK_NAME;
+
     judge_hello(msg, stamp, scratch, is_first, telling->started_ns, &judgement);
+    if (walk->reason && is_named && judgement.outcome == ALLOW) {
+      hello.reason = walk->reason;
+      deny(&judgement, hello.reason);
+    }
+  }
 
   if (!is_first && judgement.outcome == ALLOW) {
     action = SK_PASS; /* the same name again: told already */
@@ -116,26 +136,68 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, _
   } else {
     stamp->state = STATE_DENIED;
   }
-  if (action == SK_PASS && !hello.reason) {
-    stamp->has_early_data |= hello.has_early_data;
-    pass_bytes(msg, stamp, size, hello.consumed);
+  if (action != SK_PASS || stamp->state == STATE_OPEN)
+    return action;
+  keep_walk(stamp, walk);
+  return let_go(msg, stamp, size);
+}
+
+/* A message to a destination that wants a name. */
+static __always_inline int judge_message(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
+                                         struct telling *telling) {
+  volatile struct walk *walk = &scratch->walk;
+  __u8 refused = 0;
+
+  walk->at = 0;
+  walk->is_settled = 0;
+  walk->skip = stamp->skip;
+  walk->after_ccs = stamp->after_ccs;
+  walk->has_early_data = stamp->has_early_data;
+  if (!is_in_step(msg, stamp)) {
+    refused = UNVERIFIED_DATA;
+  } else if (stamp->state == STATE_SETTLING) {
+    return let_go(msg, stamp, telling->bytes);
+  } else if (stamp->state == STATE_WATCHED) {
+    switch (walk_records(msg, walk, telling->bytes)) {
+    case FLIGHT_PASSES:
+      keep_walk(stamp, walk);
+      return let_go(msg, stamp, telling->bytes);
+    case FLIGHT_HELD:
+      return hold(msg, walk->need);
+    case FLIGHT_HELLO:
+      break;
+    default:
+      refused = walk->reason;
+    }
   }
-  if (scratch)
-    claims.delete(&slot);
-  return action;
+  return inspect(msg, stamp, scratch, refused, telling);
+}
+
+/* No buffer is free to read it in. */
+static __always_inline int refuse_unread(struct stamp *stamp, struct telling *telling) {
+  struct judgement judgement = {.reason = BUSY, .until_ns = NEVER};
+  struct standing standing;
+  struct flow flow = {};
+
+  find_standing(stamp->workload, telling->started_ns, &standing);
+  flow_of(stamp, &flow);
+  if (!settle(stamp, &standing, &judgement, &flow, telling)) {
+    stamp->state = STATE_DENIED;
+    return SK_DROP;
+  }
+  set_destination(stamp, &standing, &judgement, &flow, STATE_OPEN);
+  return SK_PASS;
 }
 
 int on_message(struct sk_msg_md *msg) {
   struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = HOOK_HELLO, .bytes = msg->size};
   struct bpf_sock *sk = msg->sk;
+  struct scratch *scratch;
   struct stamp *stamp;
-  int action = SK_DROP;
-  __u8 refused = 0;
+  int action;
+  __u32 slot = 0;
 
-  /* What an earlier run asked for stays in the message, and would count for its rest as well: a record would pass in
-   * part and its payload be taken for the next header. */
-  bpf_msg_apply_bytes(msg, 0);
-  bpf_msg_cork_bytes(msg, 0);
+  bpf_msg_cork_bytes(msg, 0); /* what an earlier run asked for stays in the message */
   if (!sk)
     return SK_DROP;
   stamp = stamps.sk_storage_get(sk, 0, 0);
@@ -143,20 +205,12 @@ int on_message(struct sk_msg_md *msg) {
     return SK_DROP;
   if (stamp->state == STATE_OPEN || stamp->state == STATE_VERIFIED)
     return SK_PASS;
-  if ((stamp->state == STATE_WATCHED || stamp->state == STATE_HELLO) && !is_in_step(msg, stamp)) {
-    refused = UNVERIFIED_DATA;
-  } else if (stamp->state == STATE_WATCHED) {
-    switch (follow(msg, stamp, telling.bytes, &action, &refused)) {
-    case FLIGHT_SETTLED:
-      return action;
-    case FLIGHT_HELLO:
-      refused = 0;
-      break;
-    default:
-      break;
-    }
-  } else if (stamp->state != STATE_HELLO) {
+  if (stamp->state != STATE_HELLO && stamp->state != STATE_WATCHED && stamp->state != STATE_SETTLING)
     return SK_DROP;
-  }
-  return inspect(msg, stamp, refused, &telling);
+  scratch = claim_scratch(stamp->cookie, &slot);
+  if (!scratch)
+    return refuse_unread(stamp, &telling);
+  action = judge_message(msg, stamp, scratch, &telling);
+  claims.delete(&slot);
+  return action;
 }

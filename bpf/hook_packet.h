@@ -30,6 +30,7 @@ static __always_inline __u8 refuse_segment(const struct stamp *stamp, const stru
   case STATE_OPEN:
     return 0;
   case STATE_WATCHED:
+  case STATE_SETTLING:
     if (packet->flow.payload && (__s32)(packet->end_seq - stamp->first_seq - stamp->passed) > 0)
       return UNVERIFIED_DATA; /* bytes that on_message never saw: see is_in_step */
     return packet->is_urgent ? URGENT_DATA : 0;
@@ -53,7 +54,14 @@ static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp 
 }
 
 static __always_inline bool is_verified(const struct stamp *stamp) {
-  return stamp->state == STATE_WATCHED || stamp->state == STATE_VERIFIED;
+  return stamp->state == STATE_WATCHED || stamp->state == STATE_SETTLING || stamp->state == STATE_VERIFIED;
+}
+
+/* Only what has left is settled: what passed on_message may have failed behind it, and something else be written. */
+static __always_inline void settle_flight(struct stamp *stamp, const struct packet *packet) {
+  if (stamp->state == STATE_SETTLING && packet->flow.payload &&
+      (__s32)(packet->end_seq - stamp->first_seq - stamp->skip) >= 0)
+    stamp->state = STATE_VERIFIED;
 }
 
 /* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where it can. */
@@ -149,6 +157,7 @@ int on_packet_out(struct __sk_buff *skb) {
   bound = workloads.lookup(&workload);
   if (bound && !packet.reason && is_settled(stamp, bound->generation, &packet.flow) &&
       !refuse_segment(stamp, &packet)) {
+    settle_flight(stamp, &packet);
     count_packet_out(workload, skb->len);
     return PACKET_PASS;
   }

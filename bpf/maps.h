@@ -87,12 +87,24 @@ struct cursor {
   __u8 is_decimal;
 };
 
+/* Where the reading of a message stands, record by record. */
+struct walk {
+  __u32 at;   /* bytes that were read or passed by */
+  __u32 skip; /* bytes of the current record that are still to come */
+  __u32 need; /* the message must be held until it has so many */
+  __u8 after_ccs;
+  __u8 has_early_data;
+  __u8 is_settled;
+  __u8 reason;
+};
+
 struct scratch {
   __u8 hello[2 * HELLO_MAX]; /* twice, so that a masked offset plus a masked length stays inside */
   __u16 seen[EXTENSIONS_MAX];
   struct verified_name name;
   struct hello reading;
   struct cursor cursor;
+  struct walk walk;
 };
 
 /* Buffers for hellos, and who uses which: an entry in `claims` is a lock. */

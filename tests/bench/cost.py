@@ -79,7 +79,6 @@ def costs(place: Place, rounds: int) -> Iterator[Row]:
                 for name, fd in fds.items():
                     count, ns = (now - then for now, then in zip(runs(fd), before[name], strict=True))
                     if count > done / 100:
-                        yield Row(
-                            f"{what}: {setting}: {name}", ns / done, count / done, ns / count, "ns",
-                            note="for one piece; then: runs for one piece .. ns for one run",
-                        )  # fmt: skip
+                        once = ns / done
+                        note = f"{count / done:.1f} runs of {ns / count:.0f} ns"
+                        yield Row(f"{what}: {setting}: {name}", once, once, once, "ns", note=note)

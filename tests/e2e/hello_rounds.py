@@ -54,13 +54,13 @@ def round_of(client: HelloClient, workload: Workload, batch: list[Case]) -> list
 def tell(case: Case, outcome: Outcome) -> str:
     """What is wrong with an outcome; nothing: empty."""
     reading = case.reading
-    if not reading.is_allowed:
-        return tell_denied(case, outcome)
-    behind = len(case.stream) - end_of_hello(case.stream)
-    if behind and outcome.verdicts == [(Verdict.DROPPED, Reason.HELLO_INTERLEAVED)]:
-        return "" if outcome.got == b"" and outcome.error == EACCES else f"leaked: {outcome.got.hex()}"
+    behind = len(case.stream) - end_of_hello(case.stream) if reading.name else 0
     if 0 < behind < WATCH_HEADER and (outcome.error, outcome.told, outcome.got) == (0, (), b""):
         return ""  # held: too little is there of the record that begins behind the hello
+    if not reading.is_allowed:
+        return tell_denied(case, outcome)
+    if behind and outcome.verdicts == [(Verdict.DROPPED, Reason.HELLO_INTERLEAVED)]:
+        return "" if outcome.got == b"" and outcome.error == EACCES else f"leaked: {outcome.got.hex()}"
     if outcome.verdicts != [(Verdict.FORWARDED, Reason.NAME_ALLOWED)]:
         return f"the oracle allows it, the kernel said {outcome.verdicts}"
     if outcome.told[0].name.lower() != reading.name:
@@ -90,4 +90,3 @@ def end_of_hello(stream: bytes) -> int:
     while judge_hello(stream[:end]).incomplete:
         end += 5 + int.from_bytes(stream[end + 3 : end + 5], "big")
     return end
-

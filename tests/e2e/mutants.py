@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 from e2e.guard import Guard, Told
+from exeat.errors import KernelError
 from exeat.kernel.events import EventRing
 from exeat.kernel.filesystems import mount_point
 from exeat.kernel.instance import Instance, instances, remove_instance
@@ -139,11 +140,15 @@ class MutantGuard(Guard):
                 remove_instance(left)
         name = f"{os.getpid()}-{len(removed)}-{removed[0]}"
         self.top = root / f"exeat-mutant-{name}"
-        self.top.mkdir()
         self.instance = Instance(f"mutant-{name}")
         text = mutated_source(*removed)
         with mock.patch("exeat.kernel.instance.joined_source", return_value=text):
-            self.instance.load()
+            try:
+                self.instance.load()
+            except KernelError:
+                self.instance.remove()
+                raise
+        self.top.mkdir()
         self.instance.attach(self.top)
         self.tables = Tables(self.instance)
         self.ring = EventRing(self.instance.map("events"))

@@ -1,6 +1,5 @@
 """Whose policy counts: nested cgroups, tasks that move, workloads that are gone, and processes nobody manages."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,18 +102,13 @@ def test_what_was_held_back_stays_when_its_workload_is_gone(
         sock.connect((good.address4, 7))
         pause()
         sock.send(b"held back")
-        sock.close()
-        os._exit(0)
 
     with later_managed(guard) as w:
         w.switch(*rules(good))
-        try:
-            with Steps(bed, run, w.cgroup) as steps:
-                w.switch()
-                with judged(w, dropped(Reason.REVOKED)):
-                    steps.go_on()
-        except RuntimeError:
-            pass  # it ended without an answer
+        with Steps(bed, run, w.cgroup) as steps:
+            w.switch()
+            with judged(w, dropped(Reason.REVOKED)):
+                steps.go_on()
     time.sleep(1.5)
     assert not wire.saw(b"held back")
     assert good.count().bytes == 0

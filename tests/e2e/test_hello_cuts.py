@@ -299,3 +299,29 @@ def test_a_hello_written_by_another_way_than_send(
         assert error == errno.EACCES
         assert counts.bytes == 0
         assert [item.verdict for item in told] == [Verdict.DROPPED] or (name == ALLOWED and not told)
+
+
+def test_hellos_that_one_thread_writes_byte_by_byte_in_turns(
+    client: HelloClient, workload: Workload, recording: Host
+) -> None:
+    """Their bytes come from pages in between each other's and do not join: a message has room for 17 fragments, and no
+    more can be held. An error then, even for an allowed name, but never a byte at the server."""
+    recording.reset()
+
+    def run() -> set[int]:
+        streams, errors = [HELLOS[name].stream() for name in (ALLOWED, DENIED)], set()
+        with socket.create_connection((recording.address4, 443)) as a:
+            with socket.create_connection((recording.address4, 443)) as b:
+                for pair in zip(*streams, strict=True):
+                    for sock, byte in zip((a, b), pair, strict=True):
+                        try:
+                            sock.send(bytes([byte]))
+                        except OSError as failure:
+                            errors.add(failure.errno or -1)
+        return errors
+
+    assert call_in(client.bed, run, cgroup=workload.cgroup) <= {errno.EACCES, errno.ENOSPC}
+    assert recording.count().connections == 2
+    assert recording.received(0) in (b"", HELLOS[ALLOWED].stream())
+    assert recording.received(1) == b""
+    workload.told()

@@ -149,7 +149,7 @@ for address in sys.argv[2:]:
         try:
             connection.sendto(b"secret " * 40, socket.MSG_FASTOPEN, (address, int(sys.argv[1])))
         except BlockingIOError:
-            pass
+            continue
 os._exit(0)
 """
 

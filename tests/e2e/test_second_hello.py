@@ -239,9 +239,7 @@ def test_a_malformed_second_hello_is_denied_with_its_own_reason(client: HelloCli
 
 
 @pytest.mark.parametrize("length", [32, 40, 64, 80, 1000])
-def test_a_tls12_finished_that_begins_like_a_hello_passes(
-    client: HelloClient, workload: Workload, length: int
-) -> None:
+def test_a_tls12_finished_that_begins_like_a_hello_passes(client: HelloClient, workload: Workload, length: int) -> None:
     """It is encrypted, so that one in 256 begins with the type of a ClientHello; bulk data follows."""
     rng = random.Random(length)
     key_exchange = record(message(rng.randbytes(66), kind=16), version=0x0303)

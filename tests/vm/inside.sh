@@ -29,7 +29,7 @@ if [ ! -x /sbin/modprobe ] && [ -x "$tools/modprobe" ]; then
 fi
 export PATH=$root/.venv/bin:/usr/sbin:/sbin:$PATH HOME=/tmp
 
-timeout --kill-after=10 "$seconds" "$@"
+timeout --signal=INT --kill-after=30 "$seconds" "$@"
 status=$?
 echo "$status" >"$directory/status"
 sync
