@@ -4,7 +4,7 @@
 #pragma once
 
 #include "loopback.h"
-#include "packet.h"
+#include "segment.h"
 
 enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10 };
 enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2 }; /* bits of stamp->told */
@@ -24,22 +24,6 @@ static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
   return found;
 }
 
-/* Why a segment to an allowed destination must wait, or never leaves. 0: it may go. */
-static __always_inline __u8 refuse_segment(const struct stamp *stamp, const struct packet *packet) {
-  switch (stamp->state) {
-  case STATE_OPEN:
-    return 0;
-  case STATE_WATCHED:
-  case STATE_SETTLING:
-    if (packet->flow.payload && (__s32)(packet->end_seq - stamp->first_seq - stamp->passed) > 0)
-      return UNVERIFIED_DATA; /* bytes that on_message never saw: see is_in_step */
-    return packet->is_urgent ? URGENT_DATA : 0;
-  case STATE_VERIFIED:
-    return packet->is_urgent ? URGENT_DATA : 0; /* the server would take a byte out of the stream that was judged */
-  }
-  return packet->flow.payload ? UNVERIFIED_DATA : 0;
-}
-
 /* A verified connection under a new policy: its name is asked again. */
 static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp *stamp, __u64 now_ns,
                                         struct judgement *ret) {
@@ -51,17 +35,6 @@ static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp 
   if (!name)
     return deny(ret, STAMP_MISSING);
   judge_name(ret->names_id, name, now_ns, ret);
-}
-
-static __always_inline bool is_verified(const struct stamp *stamp) {
-  return stamp->state == STATE_WATCHED || stamp->state == STATE_SETTLING || stamp->state == STATE_VERIFIED;
-}
-
-/* Only what has left is settled: what passed on_message may have failed behind it, and something else be written. */
-static __always_inline void settle_flight(struct stamp *stamp, const struct packet *packet) {
-  if (stamp->state == STATE_SETTLING && packet->flow.payload &&
-      (__s32)(packet->end_seq - stamp->first_seq - stamp->skip) >= 0)
-    stamp->state = STATE_VERIFIED;
 }
 
 /* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where it can. */
@@ -146,7 +119,8 @@ int on_packet_out(struct __sk_buff *skb) {
     if (stamp->cookie == 0)
       stamp->cookie = bpf_get_socket_cookie(skb);
     if (workload == 0)
-      workload = stamp->workload; /* unbound: without an entry all is denied, or TCP would now send what was held back */
+      workload =
+          stamp->workload; /* unbound: without an entry all is denied, or TCP would now send what was held back */
     begin_stamp(stamp, workload, epoch);
   }
   workload = stamp->workload;

@@ -4,7 +4,8 @@
 
 #include "stamp.h"
 
-/* Still in the sockhash: it keeps its place over connect(AF_UNSPEC) (6.18), and its next connection is as much watched. */
+/* Still in the sockhash: it keeps its place over connect(AF_UNSPEC) (6.18), and its next connection is as much watched.
+ */
 enum { ERRNO_BUSY = 16 };
 
 static __always_inline void watch_socket(struct bpf_sock_ops *ctx, struct stamp *stamp) {

@@ -310,14 +310,14 @@ def test_hellos_that_one_thread_writes_byte_by_byte_in_turns(
 
     def run() -> set[int]:
         streams, errors = [HELLOS[name].stream() for name in (ALLOWED, DENIED)], set()
-        with socket.create_connection((recording.address4, 443)) as a:
-            with socket.create_connection((recording.address4, 443)) as b:
-                for pair in zip(*streams, strict=True):
-                    for sock, byte in zip((a, b), pair, strict=True):
-                        try:
-                            sock.send(bytes([byte]))
-                        except OSError as failure:
-                            errors.add(failure.errno or -1)
+        target = (recording.address4, 443)
+        with socket.create_connection(target) as a, socket.create_connection(target) as b:
+            for pair in zip(*streams, strict=True):
+                for sock, byte in zip((a, b), pair, strict=True):
+                    try:
+                        sock.send(bytes([byte]))
+                    except OSError as failure:
+                        errors.add(failure.errno or -1)
         return errors
 
     assert call_in(client.bed, run, cgroup=workload.cgroup) <= {errno.EACCES, errno.ENOSPC}

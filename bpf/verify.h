@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A whole hello against the policy, and the buffer that it is read in. */
+#pragma once
+
+#include "hello.h"
+#include "stamp.h"
+
+/* Claims a buffer that nobody else writes to, whoever preempts whom. */
+static __always_inline struct scratch *claim_scratch(__u64 cookie, __u32 *ret_slot) {
+  __u32 slot = bpf_get_smp_processor_id() * SCRATCH_TRIES, i;
+
+  for (i = 0; i < SCRATCH_TRIES; i++) {
+    __u32 candidate = (slot + i) & (SCRATCHES - 1);
+    int taken = claims.insert(&candidate, &cookie);
+
+    if (taken == 0) {
+      *ret_slot = candidate;
+      return scratches.lookup(&candidate);
+    }
+  }
+  return 0;
+}
+
+static __always_inline bool is_same_name(const struct verified_name *a, const struct verified_name *b) {
+  __u32 i;
+
+  if (a->length != b->length)
+    return 0;
+  for (i = 0; i < NAME_MAX; i++) {
+    /* Read anew each time: the compiler folds the two bounds into one count, which Linux 6.1's verifier loses. */
+    if (i >= *(const volatile __u16 *)&a->length)
+      break;
+    if (a->key.reversed[i] != b->key.reversed[i])
+      return 0;
+  }
+  return 1;
+}
+
+/* The name of a whole, well-formed hello: the first is asked of the policy, a second must repeat it. */
+static __always_inline void judge_hello(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
+                                        bool is_first, __u64 now_ns, struct judgement *ret) {
+  struct verified_name *verified = names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+  __u64 until_ns = ret->until_ns;
+
+  if (!verified)
+    return deny(ret, STAMP_MISSING);
+  if (!is_first && !is_same_name(verified, &scratch->name))
+    return deny(ret, NAME_CHANGED);
+  if (ret->outcome == ASK_NAME) {
+    judge_name(ret->names_id, &scratch->name, now_ns, ret);
+    if (ret->outcome == ALLOW && until_ns < ret->until_ns)
+      ret->until_ns = until_ns;
+  }
+  if (is_first)
+    __builtin_memcpy(verified, &scratch->name, sizeof(*verified));
+}
+
+static __always_inline void flow_of(const struct stamp *stamp, struct flow *ret) {
+  copy_address(ret->address, stamp->address);
+  ret->port = stamp->destination;
+  ret->protocol = IPPROTO_TCP;
+}
