@@ -15,6 +15,8 @@ struct telling {
   const struct scratch *scratch; /* holds the hello whose name is told, if any */
   __u32 name_at;
   __u16 name_length;
+  __be16 source_port; /* where the hook does not see it in a packet */
+  __be32 source[4];
 };
 
 static __always_inline void tell_process(struct stamp *stamp) {

@@ -53,7 +53,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
   }
   is_first = stamp->state == STATE_HELLO; /* asked only now: the verifier would read the hello twice, once for each */
   find_standing(stamp->workload, telling->started_ns, &standing);
-  flow_of(stamp, &flow);
+  flow_of(stamp, telling, &flow);
   judge_standing(&standing, &flow, telling->started_ns, &judgement);
   telling->bytes = hello.consumed ?: size;
   telling->scratch = scratch;
@@ -125,7 +125,7 @@ static __always_inline int refuse_unread(struct stamp *stamp, struct telling *te
   struct flow flow = {};
 
   find_standing(stamp->workload, telling->started_ns, &standing);
-  flow_of(stamp, &flow);
+  flow_of(stamp, telling, &flow);
   if (!settle(stamp, &standing, &judgement, &flow, telling)) {
     stamp->state = STATE_DENIED;
     return SK_DROP;
@@ -152,6 +152,7 @@ int on_message(struct sk_msg_md *msg) {
     return SK_PASS;
   if (stamp->state != STATE_HELLO && stamp->state != STATE_WATCHED && stamp->state != STATE_SETTLING)
     return SK_DROP;
+  read_source(msg, &telling);
   scratch = claim_scratch(stamp->cookie, &slot);
   if (!scratch)
     return refuse_unread(stamp, &telling);
