@@ -20,8 +20,8 @@ from exeat.model.verdicts import Verdict
 
 _TCP = 6
 _CUTTING = (Verdict.DROPPED, Verdict.ERROR)
+_CUT_AT = (Hook.PACKET, Hook.HELLO)
 _CERTAINLY_NS = 50_000_000  # later than the kernel's idea of an end, which was reckoned a little earlier
-_TOGETHER = 1000
 _DAY_S = 86_400.0  # select() takes no centuries
 
 
@@ -88,21 +88,16 @@ class Watch:
         return self._stopped in readable
 
     def _drain(self) -> None:
-        denied: set[int] = set()
         for event in self._ring.drain():
-            if event.protocol == _TCP and event.verdict in _CUTTING:
-                if event.hook == Hook.PACKET:
-                    self._cut(event)
-                elif event.hook == Hook.HELLO:
-                    denied.add(event.cookie)
+            if event.protocol == _TCP and event.verdict in _CUTTING and event.hook in _CUT_AT:
+                self._cut(event)
             self._take(tell(event, self._watched.workloads, self._watched.policies))
-            if len(denied) == _TOGETHER:
-                self._cut_denied(denied)
-        if denied:
-            self._cut_denied(denied)
 
     def _cut(self, event: Event) -> None:
-        """Its packets are dropped by now: end it, so that its program sees an error and not a silence."""
+        """Its packets are dropped by now: end it, so that its program sees an error and not a silence.
+
+        Also where the writer of a hello was told EACCES: Node.js (20) forgets that and would wait for an answer.
+        """
         self._diagnosis.destroy_flow(
             bytes(event.address),
             int.from_bytes(bytes(event.port), "big"),
@@ -110,13 +105,3 @@ class Watch:
             int.from_bytes(bytes(event.source_port), "big"),
             event.cookie,
         )
-
-    def _cut_denied(self, cookies: set[int]) -> None:
-        """Their writers were told EACCES, but Node.js (20) forgets what became of a hello and would wait for an answer.
-
-        Those events know no source, so the sockets are looked for among all: many at a time, for one look takes 20 ms.
-        """
-        for one in self._diagnosis.stamped(self._instance):
-            if one.stamp.cookie in cookies:
-                self._diagnosis.destroy(one)
-        cookies.clear()
