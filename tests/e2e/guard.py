@@ -1,5 +1,6 @@
 """One instance of the enforcer for the whole test session, and throw-away workloads under it."""
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -84,6 +85,9 @@ class Workload:
         return [(told.verdict, told.reason) for told in self.told()]
 
 
+_NUMBERS = itertools.count()
+
+
 class Guard:
     """The programs, attached to a cgroup of the tests' own; `outside` is a cgroup beside it."""
 
@@ -91,9 +95,10 @@ class Guard:
         root = mount_point("cgroup2")
         assert root
         sweep(root)
-        self.top = root / f"exeat-test-{os.getpid()}"
+        name = f"{os.getpid()}-{next(_NUMBERS)}"
+        self.top = root / f"exeat-test-{name}"
         self.top.mkdir()
-        self.instance = Instance(f"test-{os.getpid()}")
+        self.instance = Instance(f"test-{name}")
         self.instance.load()
         self.instance.attach(self.top)
         self.tables = Tables(self.instance)
@@ -155,9 +160,9 @@ class Guard:
 def sweep(root: Path) -> None:
     """Removes what a test run left that was killed."""
     for top in root.glob("exeat-test-*"):
-        pid = top.name.rpartition("-")[2]
-        if not Path("/proc", pid).exists():
-            remove_instance(f"test-{pid}")
+        name = top.name.removeprefix("exeat-test-")
+        if not Path("/proc", name.partition("-")[0]).exists():
+            remove_instance(f"test-{name}")
             remove_cgroup(top)
 
 

@@ -92,9 +92,7 @@ def test_a_task_that_moves_in_leaves_its_sockets_outside(guard: Guard, bed: Bed,
         assert evil.count().is_untouched
 
 
-def test_what_was_held_back_stays_when_its_workload_is_gone(
-    guard: Guard, bed: Bed, good: Host, wire: Sniffer
-) -> None:
+def test_what_was_held_back_stays_when_its_workload_is_gone(guard: Guard, bed: Bed, good: Host, wire: Sniffer) -> None:
     """The process ends, the cgroup goes, the workload is unbound; TCP has the bytes, and would send them again."""
 
     def run(pause: Callable[[], None]) -> Any:

@@ -126,6 +126,7 @@ def test_a_service_of_the_host_needs_a_rule(guard: Guard, bed: Bed, good: Host, 
 
 def test_another_workloads_service_is_a_foreign_one(guard: Guard, bed: Bed, good: Host) -> None:
     """Two workloads under the same rules do not meet on loopback."""
+
     def serve(pause: Any) -> Any:
         listener = socket.create_server(("127.0.0.1", 3999))
         listener.settimeout(0.3)

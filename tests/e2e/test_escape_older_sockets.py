@@ -124,6 +124,7 @@ def test_a_listener_older_than_the_policy_answers_whom_it_may(
     guard: Guard, bed: Bed, good: Host, is_allowed: bool
 ) -> None:
     """Its SYN-ACK is a packet like any other."""
+
     def run(pause: Callable[[], None]) -> Any:
         listener = socket.create_server(("198.51.100.1", 6200))
         listener.settimeout(1)

@@ -162,9 +162,7 @@ def test_a_datagram_larger_than_the_line_is_cut_after_it_was_judged(
 
 
 @pytest.mark.parametrize("flags", [socket.MSG_OOB, 0])
-def test_urgent_data_does_not_take_a_byte_out_of_a_judged_hello(
-    guard: Guard, bed: Bed, good: Host, flags: int
-) -> None:
+def test_urgent_data_does_not_take_a_byte_out_of_a_judged_hello(guard: Guard, bed: Bed, good: Host, flags: int) -> None:
     """on_message sees the byte in the stream, the server would not: denied. Without the flag the same writes pass."""
     ours = hello("good.test")
 

@@ -125,8 +125,10 @@ def test_an_address_of_no_family_is_still_an_address(guard: Guard, bed: Bed, goo
 MAPPED = {
     "sendto(), mapped": lambda address: post(f"::ffff:{address}", sock=udp("", socket.AF_INET6)),
     "connect(), mapped": lambda address: got(
-        lambda: (sock := udp("", socket.AF_INET6)).connect((f"::ffff:{address}", 5000))
-        or (sock.send(b"m"), sock.recv(99))[1]
+        lambda: (
+            (sock := udp("", socket.AF_INET6)).connect((f"::ffff:{address}", 5000))
+            or (sock.send(b"m"), sock.recv(99))[1]
+        )
     ),
     "sendto() with an IPv4 address": lambda address: got(
         lambda: sendto(sock := udp("", socket.AF_INET6), b"4 on 6", sockaddr4(address, 5000)) and sock.recv(99)
@@ -200,9 +202,7 @@ def test_segmentation_offload_goes_where_it_was_judged(guard: Guard, bed: Bed, g
 
 
 @pytest.mark.parametrize("to", ["239.1.2.3", "255.255.255.255", "224.0.0.251", "ff02::fb%uplink"])
-def test_nobody_is_told_by_multicast_or_broadcast(
-    guard: Guard, bed: Bed, good: Host, wire: Sniffer, to: str
-) -> None:
+def test_nobody_is_told_by_multicast_or_broadcast(guard: Guard, bed: Bed, good: Host, wire: Sniffer, to: str) -> None:
     """Not even where the whole of both families is allowed."""
 
     def run() -> Any:
