@@ -118,9 +118,9 @@ int on_packet_out(struct __sk_buff *skb) {
     }
     if (stamp->cookie == 0)
       stamp->cookie = bpf_get_socket_cookie(skb);
+    /* Unbound: without an entry all is denied. Else TCP would now send what was held back. */
     if (workload == 0)
-      workload =
-          stamp->workload; /* unbound: without an entry all is denied, or TCP would now send what was held back */
+      workload = stamp->workload;
     begin_stamp(stamp, workload, epoch);
   }
   workload = stamp->workload;

@@ -31,7 +31,7 @@ static struct sockaddr_in to = {.sin_family = AF_INET};
 static char block[BLOCK];
 static char hello[HELLO_MAX];
 static size_t hello_length;
-/* A change of cipher and the beginning of application data: what a TLS 1.3 client sends once the server has answered. */
+/* A change of cipher and the beginning of application data: what a TLS 1.3 client sends once it has its answer. */
 static const char second_flight[] = "\x14\x03\x03\x00\x01\x01\x17\x03\x03\x00\x20"
                                     "................................";
 

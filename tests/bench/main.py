@@ -26,7 +26,7 @@ MEASUREMENTS: dict[str, tuple[Measurement, int, int]] = {
     "bulk": (traffic.bulk, 60, 5),
     "verdicts": (agent_side.verdicts, 10, 2),
     "policies": (agent_side.policies, 10, 2),
-    "startup": (agent_side.startup, 10, 2),
+    "startup": (agent_side.startup, 10, 1),
 }
 ON_REQUEST: dict[str, tuple[Measurement, int, int]] = {"cost": (cost.costs, 10, 2)}
 

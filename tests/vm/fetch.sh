@@ -4,8 +4,8 @@
 #     tests/vm/fetch.sh bookworm             # 6.1
 #     tests/vm/fetch.sh bookworm-backports   # 6.12
 #
-# Prints the directory of the kernel. Where packages come from is whatever this machine's own Debian sources say, with the
-# suite's name replaced. Run again, it asks apt for the newest version and downloads only what is not there yet.
+# Prints the directory of the kernel. Where packages come from is whatever this machine's own Debian sources say, with
+# the suite's name replaced. Run again, it downloads only what is not there yet, or newer.
 set -euo pipefail
 
 suite=${1:?which suite: bookworm or bookworm-backports}
@@ -37,7 +37,8 @@ options=(-qq -o "Dir::Etc::sourcelist=$(write_sources)" -o Dir::Etc::sourceparts
 
 newest=linux-image-amd64 # bookworm's own has its newest in bookworm-security
 [ "$suite" = bookworm ] || newest+=/$suite
-package=$(apt-cache "${options[@]}" --no-all-versions show "$newest" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -1)
+package=$(apt-cache "${options[@]}" --no-all-versions show "$newest" |
+  sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -1)
 [ -n "$package" ] || { echo "$0: $suite has no linux-image-amd64" >&2; exit 1; }
 release=${package#linux-image-}
 kernel=$here/$release
@@ -61,7 +62,8 @@ if [ ${#needed[@]} -gt 0 ] && [ ! -e "$here/tools/complete" ]; then
 #!/bin/sh
 root=$here/tools/root
 export LD_LIBRARY_PATH=\$root/usr/lib/x86_64-linux-gnu:\$root/lib/x86_64-linux-gnu
-exec \$root/usr/bin/qemu-system-x86_64 -L \$root/usr/share/qemu -L \$root/usr/share/seabios -L \$root/usr/lib/ipxe/qemu "\$@"
+exec \$root/usr/bin/qemu-system-x86_64 \\
+  -L \$root/usr/share/qemu -L \$root/usr/share/seabios -L \$root/usr/lib/ipxe/qemu "\$@"
 WRAPPER
   for name in depmod modprobe; do ln -sf "$here/tools/root/bin/kmod" "$here/tools/bin/$name"; done
   ln -sf "$here/tools/root/bin/busybox" "$here/tools/bin/busybox"

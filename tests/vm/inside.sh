@@ -3,8 +3,8 @@
 #
 #     tests/vm/inside.sh <directory> <seconds> <command> [argument ...]
 #
-# The emulator's exit status is the machine's, not the command's, and its console mixes what the kernel says into what the
-# command says. So both are left in the directory: `status` and `output`.
+# The emulator's exit status is the machine's, not the command's, and its console mixes what the kernel says into what
+# the command says. So both are left in the directory: `status` and `output`.
 set -u
 directory=$1 seconds=$2
 shift 2
@@ -13,7 +13,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 tools=$root/build/vm/tools/bin
 mount -t tmpfs -o size=70% none /mnt && tar -C /mnt -xf "$directory/tree.tar" || exit 1
 mkdir -p "/mnt$root/build" && mount --bind "$root/build" "/mnt$root/build"
-for part in usr/lib/python3.11 usr/lib/python3/dist-packages/bcc usr/include/linux usr/include/asm-generic "${root#/}"; do
+system=(usr/lib/python3.11 usr/lib/python3/dist-packages/bcc usr/include/linux usr/include/asm-generic) # run.sh packs them
+for part in "${system[@]}" "${root#/}"; do
   mount --rbind "/mnt/$part" "/$part" || exit 1
 done
 cd "$root" || exit 1

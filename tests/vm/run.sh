@@ -4,9 +4,9 @@
 #     tests/vm/run.sh [--kernel 6.1|6.12]... [--seconds n] [pytest argument ...]
 #     tests/vm/run.sh --kernel 6.1 tests/e2e/test_launch.py -k loopback
 #
-# The machine's root is this host's file system (9p, writable), with a copy of this tree, its virtual environment and the
-# system's Python laid over it in memory: a start of Python takes half a minute over 9p, and edits here do not show there.
-# It has no network but its own. Needs virtme-ng in the environment: pip install --group vm.
+# The machine's root is this host's file system (9p, writable), with a copy of this tree, its virtual environment and
+# the system's Python laid over it in memory: a start of Python takes half a minute over 9p, and edits here do not show
+# there. It has no network but its own. Needs virtme-ng in the environment: pip install --group vm.
 # Exits with the status of the first run that failed. A run that does not end within its seconds is one.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -38,9 +38,10 @@ run_on() { # <version> <command> [argument ...]: its status
   release=$(basename "$kernel")
   directory=$(mktemp -d "$kernel/run.XXXXXX")
   touch "$directory/output"
-  tar -C / -cf "$directory/tree.tar" --exclude="${root#/}/build" --exclude="${root#/}/.git" --exclude=site-packages/mypy* \
-    --exclude="*__mypyc*" --exclude=site-packages/pip "${root#/}" usr/lib/python3.11 usr/lib/python3/dist-packages/bcc \
-    usr/include/linux usr/include/asm-generic || return 2
+  tar -C / -cf "$directory/tree.tar" --exclude="${root#/}/build" --exclude="${root#/}/.git" \
+    --exclude="site-packages/mypy*" --exclude="*__mypyc*" --exclude=site-packages/pip \
+    "${root#/}" usr/lib/python3.11 usr/lib/python3/dist-packages/bcc usr/include/linux usr/include/asm-generic
+  [ $? -le 1 ] || return 2 # 1: a file changed while it was read
   echo "== Linux $release: $*"
   # Some seconds more than the command has, for booting and for the emulator to end.
   timeout --kill-after=10 $((seconds + 120)) vng --disable-kvm --force-9p --rw --cpus 2 --memory 3G --verbose \
