@@ -43,6 +43,7 @@ fuzz: setup ## made-up ClientHellos against an independent parser, for SECONDS_T
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_hellos.py $${SECONDS_TO_RUN:-120}
 
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/vm/requirements.lock
 	tests/vm/run.sh
 
 clean: ## remove what set-up and tests made below this directory
