@@ -23,6 +23,9 @@ class EventRing:
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         self._producer = mmap.mmap(fd, page + 2 * data_size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = memoryview(self._producer)[page:]
+        # Whole words: struct would read and write a position byte by byte, and the kernel could see half of a new one.
+        self._consumed = memoryview(self._consumer).cast("Q")
+        self._produced = memoryview(self._producer)[:page].cast("Q")
 
     def fileno(self) -> int:
         """Readable when there is something to read."""
@@ -34,8 +37,8 @@ class EventRing:
 
     def drain(self) -> Iterator[Event]:
         """Every event that is complete by now, oldest first."""
-        position = struct.unpack_from("<Q", self._consumer)[0]
-        while position < struct.unpack_from("<Q", self._producer)[0]:
+        position = self._consumed[0]
+        while position < self._produced[0]:
             at = position & (self._size - 1)
             length = struct.unpack_from("<I", self._data, at)[0]
             if length & _BUSY:
@@ -43,10 +46,11 @@ class EventRing:
             if not length & _DISCARDED:
                 yield Event.from_buffer_copy(self._data, at + _HEADER)
             position += _HEADER + (((length & ~_DISCARDED) + 7) & ~7)
-            struct.pack_into("<Q", self._consumer, 0, position)
+            self._consumed[0] = position
 
     def close(self) -> None:
         """Gives the pages back."""
-        self._data.release()
+        for view in (self._data, self._consumed, self._produced):
+            view.release()
         self._producer.close()
         self._consumer.close()
