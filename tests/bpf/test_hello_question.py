@@ -1,8 +1,5 @@
 """The reader of hellos itself, asked by BPF_PROG_TEST_RUN without sockets: the table, real clients and made hellos."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from e2e.guard import Guard
@@ -18,16 +15,6 @@ from hellos.table import rows
 SEED = 4711
 LEAST, MOST = 16, 3400  # room for the answer, and what the kernel's test run takes as one linear packet
 TABLE = [row for row in rows() if LEAST <= len(row.stream) <= MOST]
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    """The programs, loaded once."""
-    if os.geteuid() != 0:
-        pytest.skip("the enforcer is loaded by root only")
-    guard = Guard()
-    yield guard
-    guard.close()
 
 
 def ask(guard: Guard, stream: bytes) -> HelloAnswer:

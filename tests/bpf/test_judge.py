@@ -1,12 +1,9 @@
 """The judge in the kernel, asked by BPF_PROG_TEST_RUN, says what a judge says that loops over the rules."""
 
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
 from e2e.guard import Guard, rule
@@ -19,16 +16,6 @@ from exeat.model.verdicts import Reason
 from unit.naive_judge import may
 from unit.rule_words import NOON
 from unit.test_compile_properties import ATTEMPTS, Question
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    """The programs, loaded once."""
-    if os.geteuid() != 0:
-        pytest.skip("the enforcer is loaded by root only")
-    guard = Guard()
-    yield guard
-    guard.close()
 
 
 def in_our_time(policy: Policy) -> Policy:
