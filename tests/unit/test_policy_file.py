@@ -1,14 +1,26 @@
 """Policy files: what each text means, and at which line each misreadable field is refused."""
 
 from datetime import UTC, datetime
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from exeat.core.compile import compile_policy
 from exeat.core.policy_file import PolicyReading
-from exeat.model.policy import Mode, Policy, PortRange, Protocol, Rule, Subject
+from exeat.model.policy import (
+    DnsSettings,
+    Mode,
+    Policy,
+    PortRange,
+    Protocol,
+    Rule,
+    Server,
+    Subject,
+    Tunnel,
+    TunnelLimits,
+    Upstreams,
+)
 from unit.policy_words import HEAD, RULES_HEAD, problems_of, read, read_rules, the_problem_of
 from unit.rule_words import host
 
@@ -34,6 +46,16 @@ spec:
     labels: {agent: coder}
   mode: monitor
   rollout: {percent: 10}
+  dns:
+    upstreams:
+    - 203.0.113.53
+    - {domain: corp.example, servers: [10.0.0.53, "10.0.0.54:5353"]}
+    - "[2001:db8::53]:5353"
+    min_grant: 1h
+    max_grants: 100
+    types: [TXT, TYPE65280]
+    tunnel: block
+    tunnel_limits: {names_per_minute: 200, label_length: 50, entropy: 4.5}
   egress:
   - name: model-api
     hosts: [api.openai.com, "*.anthropic.com"]
@@ -74,6 +96,19 @@ spec:
             labels=(("team", "ml-platform"),),
             subject=Subject(("/agents.slice/coder-*.scope",), ("tap-*",), (("agent", "coder"),)),
             rollout_percent=10,
+            dns=DnsSettings(
+                upstreams=(
+                    Upstreams((Server(ip_address("203.0.113.53")), Server(ip_address("2001:db8::53"), 5353))),
+                    Upstreams(
+                        (Server(ip_address("10.0.0.53")), Server(ip_address("10.0.0.54"), 5353)), domain="corp.example"
+                    ),
+                ),
+                min_grant_s=3600,
+                max_grants=100,
+                types=(16, 65280),
+                tunnel=Tunnel.BLOCK,
+                tunnel_limits=TunnelLimits(names_per_minute=200, label_length=50, entropy=4.5),
+            ),
         ),
         warnings=(),
     )
@@ -119,11 +154,13 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing() -> None:
     assert read("\ufeff" + text.replace("\n", "\r\n")) == read(text)
 
 
-def test_the_example_policy_reads_cleanly_without_the_gate() -> None:
+def test_the_example_policy_reads_cleanly() -> None:
     """It is the first file that a user copies; and the kernel's tables can hold it."""
-    reading = read((_ROOT / "packaging" / "example-policy.yaml").read_text(encoding="utf-8"), has_gate=False)
+    reading = read((_ROOT / "packaging" / "example-policy.yaml").read_text(encoding="utf-8"))
     assert reading.warnings == ()
     assert {rule.protocol for rule in reading.policy.rules} == set(Protocol)
+    assert any(rule.hosts and not rule.cidrs for rule in reading.policy.rules)
+    assert reading.policy.dns != DnsSettings()
     assert len(compile_policy(reading.policy).rule_names) == len(reading.policy.rules)
 
 

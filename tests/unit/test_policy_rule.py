@@ -4,6 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from exeat.model.policy import PortRange, Protocol, Rule
 from unit.policy_words import HEAD, RULES_HEAD, problems_of, read, read_rules, the_problem_of, the_problem_of_rules
 from unit.rule_words import host
 
@@ -116,27 +117,55 @@ def test_fields_that_do_not_fit_together_are_refused(fields: str, problem: str) 
 
 
 @pytest.mark.parametrize(
-    ("fields", "instead"),
+    ("fields", "protocol", "ports"),
     [
-        ("hosts: [a.com]", "write in the same rule the `cidrs` at which these hosts are"),
-        ("hosts: [a.com], ports: [1], protocol: tcp", "write `cidrs` in place of `hosts`"),
-        ("hosts: [a.com], ports: [1], protocol: udp", "write `cidrs` in place of `hosts`"),
+        ("hosts: [a.com]", Protocol.TLS, (PortRange(443, 443),)),
+        ("hosts: [a.com], ports: [8443]", Protocol.TLS, (PortRange(8443, 8443),)),
+        ("hosts: [a.com], ports: [5432], protocol: tcp", Protocol.TCP, (PortRange(5432, 5432),)),
+        ("hosts: [a.com], ports: [123], protocol: udp", Protocol.UDP, (PortRange(123, 123),)),
     ],
 )
-def test_hosts_alone_need_the_gate(fields: str, instead: str) -> None:
-    """Without exeat's own resolver nobody knows the addresses; with it the same rule reads."""
-    text = f"  - {{name: a, {fields}}}\n"
-    problem = the_problem_of_rules(text, has_gate=False)
-    assert problem.startswith("6: `hosts` ")
-    assert "the gate, which does not run here yet" in problem
-    assert problem.endswith(instead)
-    assert len(read_rules(text, has_gate=True)) == 1
+def test_hosts_need_no_networks(fields: str, protocol: Protocol, ports: tuple[PortRange, ...]) -> None:
+    """exeat's own resolver says at which addresses they are."""
+    assert read_rules(f"  - {{name: a, {fields}}}\n") == (Rule("a", protocol, hosts=(host("a.com"),), ports=ports),)
 
 
-def test_hosts_with_networks_need_no_gate() -> None:
+def test_a_tls_rule_may_have_hosts_and_networks() -> None:
     """Any address in the networks, and this name."""
-    (rule,) = read_rules("  - {name: a, hosts: [a.com], cidrs: [10.0.0.0/8]}\n", has_gate=False)
+    (rule,) = read_rules("  - {name: a, hosts: [a.com], cidrs: [10.0.0.0/8]}\n")
     assert (rule.hosts, rule.cidrs) == ((host("a.com"),), (ip_network("10.0.0.0/8"),))
+
+
+# Ports that carry names
+
+
+@pytest.mark.parametrize(
+    ("port", "what"),
+    [("853", "DNS over TLS and QUIC"), ("5353", "mDNS"), ("5355", "LLMNR"), ("137", "NetBIOS"), ("853-853", "DNS")],
+)
+@pytest.mark.parametrize("protocol", ["tls", "tcp", "udp"])
+def test_a_port_that_no_rule_opens_is_refused(port: str, what: str, protocol: str) -> None:
+    """Its author would believe that it is open; a range around it reads, because the other ports are meant."""
+    text = f"  - name: a\n    protocol: {protocol}\n    hosts: [a.com]\n    ports:\n    - 80\n    - "
+    problem = the_problem_of_rules(text + port)
+    assert problem.startswith(f"11: port {port.partition('-')[0]} carries {what}")
+    assert "always denied: leave it out" in problem
+    number = int(port.partition("-")[0])
+    reading = read(RULES_HEAD + text + f"{number - 1}-{number}")
+    assert reading.policy.rules[0].ports == (PortRange(80, 80), PortRange(number - 1, number))
+    assert reading.warnings == ()
+
+
+@pytest.mark.parametrize("protocol", ["tls", "tcp", "udp"])
+def test_port_53_is_a_warning(protocol: str) -> None:
+    """The rule is harmless and useless: the port goes to exeat's resolver with it and without it."""
+    text = RULES_HEAD + f"  - {{name: a, protocol: {protocol}, hosts: [a.com], ports: [80, %s]}}\n"
+    (warning,) = read(text % "53").warnings
+    assert warning.startswith("p.yaml:6: port 53 goes to exeat's own resolver whatever address is meant")
+    assert read(text % "54").warnings == read(text % "50-60").warnings == ()
+
+
+# Expiry and names
 
 
 def test_a_rule_may_not_outlive_its_policy() -> None:

@@ -1,12 +1,14 @@
 """Text to network: one way to write each, so that what was written and what is enforced cannot differ."""
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from exeat.core.problems import shown
 from exeat.model.networks import Address, Network
 
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
+# What URL readers take for an IPv4 address: `127.1`, `0x7f000001` (WHATWG URL, "ends in a number").
+_ENDS_IN_A_NUMBER = re.compile(r"([^/]*\.)?([0-9]+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -32,6 +34,33 @@ def parse_network(text: str) -> Network:
             f"or `{address}` for the address alone"
         )
     return network
+
+
+def is_like_address(text: str) -> bool:
+    """Whether who wrote this in place of a name meant an address or a network, well-formed or not."""
+    if _ENDS_IN_A_NUMBER.fullmatch(text):
+        return True
+    try:
+        ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_what_may_be_a_port(text: str) -> None:
+    """`2001:db8::1:443` is an address, but who writes it may mean `2001:db8::1` and port 443. Raises ValueError."""
+    address, _, last = text.rpartition(":")
+    if "/" in text or not re.fullmatch(r"[0-9]{1,5}", last) or not _is_ipv6(address):
+        return
+    raise ValueError(f"{shown(text)} may end in a port: write `[{address}]:{last}` if it does, else `[{text}]`")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _length(text: str, length_text: str, address: Address) -> int:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from exeat.core.policy_dns import DnsReader
 from exeat.core.policy_rule import RuleReader
 from exeat.core.problems import Problems, shown
 from exeat.core.time_text import parse_time
@@ -25,16 +26,13 @@ class PolicyReading:
     warnings: tuple[str, ...]
 
 
-def read_policy(text: str, filename: str, *, has_gate: bool) -> PolicyReading:
-    """Read a policy. Raises PolicyError with every problem of the document as `file:line: what, what instead`.
-
-    `has_gate`: whether exeat's own resolver runs; without it, rules that need granted names are refused.
-    """
+def read_policy(text: str, filename: str) -> PolicyReading:
+    """Read a policy. Raises PolicyError with every problem of the document as `file:line: what, what instead`."""
     problems = Problems(filename)
     root = compose(text, problems)
     if not isinstance(root, Mapping):
         raise problems.failure(root.line, f"this is no policy: begin with `apiVersion: {_API_VERSION}`")
-    reader = _DocumentReader(problems, has_gate)
+    reader = _DocumentReader(problems)
     policy = reader.read(Fields(root, "the policy", ("apiVersion", "kind", "metadata", "spec"), problems))
     problems.raise_if_any()
     return PolicyReading(policy, problems.warnings())
@@ -43,21 +41,20 @@ def read_policy(text: str, filename: str, *, has_gate: bool) -> PolicyReading:
 @dataclass(frozen=True, slots=True)
 class _DocumentReader:
     problems: Problems
-    has_gate: bool
 
     def read(self, document: Fields) -> Policy:
         self._constant(document, "apiVersion", _API_VERSION)
         self._constant(document, "kind", _KIND)
         name, labels = self._metadata(document)
         node = document.required("spec", "`spec:` with the policy's rules")
-        spec_fields = ("owner", "reason", "expires", "subject", "mode", "rollout", "egress")
+        spec_fields = ("owner", "reason", "expires", "subject", "mode", "rollout", "dns", "egress")
         spec = document.mapping(node, "`spec`", spec_fields)
         if spec is None:
             return Policy(name, labels=labels)
         expires = read_parsed(spec.get("expires"), "`expires`", parse_time, self.problems)
         return Policy(
             name=name,
-            rules=self._rules(spec, RuleReader(self.problems, self.has_gate, expires)),
+            rules=self._rules(spec, RuleReader(self.problems, expires)),
             mode=read_word(spec.get("mode"), "`mode`", Mode, self.problems) or Mode.ENFORCE,
             owner=read_text(spec.get("owner"), "`owner`", self.problems) or "",
             reason=read_text(spec.get("reason"), "`reason`", self.problems) or "",
@@ -65,6 +62,7 @@ class _DocumentReader:
             labels=labels,
             subject=self._subject(spec),
             rollout_percent=self._rollout_percent(spec),
+            dns=DnsReader(self.problems).read(spec),
         )
 
     def _constant(self, document: Fields, name: str, value: str) -> None:

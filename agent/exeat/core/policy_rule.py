@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from exeat.core.names import parse_host_pattern
 from exeat.core.network_text import NetworkSet, parse_network
-from exeat.core.port_text import EVERY_PORT, overlaps, parse_ports
+from exeat.core.port_text import EVERY_PORT, overlaps, parse_ports, why_closed, why_gated
 from exeat.core.problems import Problems
 from exeat.core.public_suffixes import why_wide
 from exeat.core.time_text import parse_time
@@ -33,7 +33,6 @@ class RuleReader:
     """Reads the rules of one policy."""
 
     problems: Problems
-    has_gate: bool
     policy_expires: datetime | None
 
     def read(self, node: Node) -> Rule | None:
@@ -73,7 +72,12 @@ class RuleReader:
             what = "`cidrs`" if protocol is Protocol.ICMP else "`hosts` or `cidrs`"
             add(fields.line, f"the rule names no destination: write {what}")
         elif protocol is Protocol.TLS:
-            self._check_tls(fields, has_hosts, has_cidrs)
+            if not has_hosts:
+                add(
+                    fields.line_of("cidrs"),
+                    "a tls rule with `cidrs` alone names nobody whom a ClientHello could ask for: "
+                    "name the `hosts`, or write `protocol: tcp` if any name will do",
+                )
         elif protocol is Protocol.ICMP:
             if has_hosts:
                 add(hosts_line, "icmp carries no names: write `cidrs` in place of `hosts`")
@@ -83,27 +87,7 @@ class RuleReader:
                 f"`hosts` and `cidrs` in one {protocol} rule could mean either or both: "
                 "split it into a rule with `hosts` and a rule with `cidrs`",
             )
-        elif has_hosts and not self.has_gate:
-            add(
-                hosts_line,
-                f"`hosts` in a {protocol} rule need exeat's own resolver, the gate, which does not run here yet: "
-                "until it does, write `cidrs` in place of `hosts`",
-            )
         self._check_ports(fields, protocol)
-
-    def _check_tls(self, fields: Fields, has_hosts: bool, has_cidrs: bool) -> None:
-        if not has_hosts:
-            self.problems.add(
-                fields.line_of("cidrs"),
-                "a tls rule with `cidrs` alone names nobody whom a ClientHello could ask for: "
-                "name the `hosts`, or write `protocol: tcp` if any name will do",
-            )
-        elif not has_cidrs and not self.has_gate:
-            self.problems.add(
-                fields.line_of("hosts"),
-                "`hosts` without `cidrs` need exeat's own resolver, the gate, which does not run here yet: "
-                "until it does, write in the same rule the `cidrs` at which these hosts are",
-            )
 
     def _check_ports(self, fields: Fields, protocol: Protocol) -> None:
         if protocol is Protocol.ICMP and "ports" in fields:
@@ -159,8 +143,13 @@ class RuleReader:
         ports: list[tuple[PortRange, int]] = []
         for node in read_list(fields.get("ports"), "`ports`", self.problems):
             entry = self._port_entry(node)
-            if entry is not None:
-                ports.append((entry, node.line))
+            if entry is None:
+                continue
+            ports.append((entry, node.line))
+            if problem := why_closed(entry):
+                self.problems.add(node.line, problem)
+            if warning := why_gated(entry):
+                self.problems.warn(node.line, warning)
         for index, sentence in overlaps(entry for entry, _ in ports):
             self.problems.add(ports[index][1], sentence)
         return tuple(entry for entry, _ in ports)

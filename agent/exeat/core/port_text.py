@@ -1,4 +1,4 @@
-"""Text to ports: `443` and `8000-8010`, from 1 to 65535, each port written once."""
+"""Text to ports: `443` and `8000-8010`, from 1 to 65535, each port written once; and what no rule can open."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,6 +8,9 @@ from exeat.model.policy import PortRange
 
 EVERY_PORT = PortRange(1, 65535)  # nobody listens on port 0
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+_GATE_PORT = 53
+# What else carries names: the kernel denies it before it looks at rules. Twin: refuse_port in bpf/judge.h.
+_CLOSED = {137: "NetBIOS", 853: "DNS over TLS and QUIC", 5353: "mDNS", 5355: "LLMNR"}
 
 
 def parse_ports(text: str) -> PortRange:
@@ -21,6 +24,27 @@ def parse_ports(text: str) -> PortRange:
     if ports.first > ports.last:
         raise ValueError(f"{shown(text)} runs backwards: write `{ports.last}-{ports.first}`")
     return ports
+
+
+def why_closed(ports: PortRange) -> str | None:
+    """A sentence if a rule asks for one port that no rule opens. A range around it opens the others."""
+    what = _CLOSED.get(ports.first) if ports.first == ports.last else None
+    if what is None:
+        return None
+    return (
+        f"port {ports.first} carries {what} around exeat's resolver and is always denied: leave it out; "
+        "names are resolved on port 53, which needs no rule"
+    )
+
+
+def why_gated(ports: PortRange) -> str | None:
+    """A sentence of warning if a rule asks for port 53 and nothing else."""
+    if ports != PortRange(_GATE_PORT, _GATE_PORT):
+        return None
+    return (
+        "port 53 goes to exeat's own resolver whatever address is meant, with or without a rule: leave it out; "
+        "other resolvers are named in `dns.upstreams` or by --dns-upstream"
+    )
 
 
 def overlaps(ports: Iterable[PortRange]) -> Iterator[tuple[int, str]]:

@@ -23,6 +23,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _DECIMAL = re.compile(r"0|[1-9][0-9]*")
+_FRACTION = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 _DIGITS_MAX = 18
 
 
@@ -124,6 +125,22 @@ def read_integer(node: Node | None, what: str, problems: Problems, first: int, l
         problems.add(node.line, f"{what} is {shown(node.text)}: write {span}")
     else:
         return int(node.text)
+    return None
+
+
+def read_fraction(node: Node | None, what: str, problems: Problems, first: float, last: float) -> float | None:
+    """A number that may have decimals: `4` or `3.5`."""
+    if node is None:
+        return None
+    span = f"a number from {first:g} to {last:g}, as in `{(first + last) / 2:.1f}`"
+    if not isinstance(node, Scalar):
+        problems.add(node.line, f"{what} is {_kind(node)}: write {span}")
+    elif not node.is_plain and _FRACTION.fullmatch(node.text):
+        problems.add(node.line, f"{what} is text: write {shown(node.text)[1:-1]} without quotes")
+    elif not (node.is_plain and _FRACTION.fullmatch(node.text) and first <= float(node.text) <= last):
+        problems.add(node.line, f"{what} is {shown(node.text)}: write {span}")
+    else:
+        return float(node.text)
     return None
 
 

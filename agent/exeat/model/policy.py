@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from exeat.model.names import HostPattern
-from exeat.model.networks import Network
+from exeat.model.networks import Address, Network
 
 
 class Mode(StrEnum):
@@ -63,6 +63,55 @@ class Subject:
     labels: tuple[tuple[str, str], ...] = ()
 
 
+class Tunnel(StrEnum):
+    """What happens when questions look like data being carried out."""
+
+    OFF = "off"
+    REPORT = "report"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelLimits:
+    """Beyond any of these, per workload and registered domain, questions look like a tunnel."""
+
+    names_per_minute: int = 100  # different ones
+    label_length: int = 40
+    entropy: float = 4.0  # bits a character, of the labels in front of the registered domain
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """An upstream resolver."""
+
+    address: Address
+    port: int = 53
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return host if self.port == 53 else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """Who is asked about a domain and what is below it; the longest domain that covers a name counts."""
+
+    servers: tuple[Server, ...]
+    domain: str = ""  # lower-case A-labels; empty: every name
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSettings:
+    """How names are resolved for a policy's workloads, and how long what was resolved may be used."""
+
+    upstreams: tuple[Upstreams, ...] = ()  # what none covers goes to the host's own resolvers
+    min_grant_s: int = 600  # programs cache addresses longer than they should
+    max_grants: int = 4096  # pairs of name and address per workload
+    types: tuple[int, ...] = ()  # beside A, AAAA, CNAME, SRV and PTR; only for names that a rule names exactly
+    tunnel: Tunnel = Tunnel.REPORT
+    tunnel_limits: TunnelLimits = field(default_factory=TunnelLimits)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A named document of rules; what no rule names is denied."""
@@ -76,3 +125,4 @@ class Policy:
     labels: tuple[tuple[str, str], ...] = ()
     subject: Subject = field(default_factory=Subject)
     rollout_percent: int = 100
+    dns: DnsSettings = field(default_factory=DnsSettings)

@@ -22,7 +22,7 @@ class Record:
     time_ns: int  # since 1970
     verdict: Verdict
     reason: Reason
-    hook: str  # where it was judged: socket, option, connect, send, hello or packet
+    hook: str  # where it was judged: socket, option, connect, send, hello, packet or query
     workload: str  # the cgroup's path
     policy: str
     rule: str | None
@@ -32,10 +32,12 @@ class Record:
     port: int
     source: Address | None
     source_port: int
-    name: str | None  # the SNI as it was sent; odd bytes are escaped
+    name: str | None  # the SNI or the name asked; odd bytes are escaped
     bytes: int  # of the hello, datagram or packet that was judged
-    detail: int  # a socket option (level << 16 | option) or a protocol, where the reason is about one
+    detail: int  # a socket option (level << 16 | option), a protocol, or a query's type
     judged_ns: int  # how long the judgement took
+    count: int = 1  # of the same questions, told in one
+    evidence: str | None = None  # what was measured, where that is the reason
 
     @property
     def is_denial(self) -> bool:

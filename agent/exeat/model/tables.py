@@ -32,16 +32,18 @@ class PortEntry:
     open_rule: int = 0
     named_until: int = 0  # 0: no tls rule
     named_rule: int = 0
-    names_id: int = 0
+    named_ech_until: int = 0  # of a name that was granted; the others have it in their HostSlot
+    names_id: int = 0  # 0: only a granted name passes
 
 
 @dataclass(frozen=True, slots=True)
 class HostSlot:
-    """Until when, and by which rule, a name passes."""
+    """Until when, and by which rule, a name passes, or may be resolved where it is in set 0."""
 
     until: int = 0  # 0: no rule
     ech_until: int = 0  # 0: no rule with `ech: allow`
     rule: int = 0
+    ports_id: int = 0  # of set 0: what an address may be used for once this name was resolved to it; 0: for nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class HostEntry:
     dots: int  # in reversed_name; a name with as many dots has exactly one label more than the suffix
     one: HostSlot  # an exact name, or one label below the suffix
     many: HostSlot  # two labels or more below the suffix
+    is_doh: bool = False  # a resolver over HTTPS that no rule names exactly: denied, whatever wildcard covers it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class TableSet:
     until: int  # when the whole policy ends
     allows_icmp: bool
     ids: int  # how many ids are used: the policy itself is 0, sets of ports and names follow
+    has_hosts: bool  # whether a rule opens addresses to granted names; set 0 also holds names beside networks
     networks: tuple[NetworkEntry, ...]
     ports: tuple[PortEntry, ...]
     hosts: tuple[HostEntry, ...]

@@ -24,6 +24,8 @@ class Reason(IntEnum):
     NAME_ALLOWED = 2
     OWN_LOOPBACK = 3
     OPEN_MODE = 4
+    GRANTED = 5
+    RESOLVED = 6
     # The destination
     ADDRESS_NOT_ALLOWED = 16
     PORT_NOT_ALLOWED = 17
@@ -33,6 +35,14 @@ class Reason(IntEnum):
     LOOPBACK_NOT_OWN = 21
     LOOPBACK_NOBODY = 22
     REVOKED = 23
+    NOT_RESOLVED = 24
+    GRANT_EXPIRED = 25
+    DNS_ELSEWHERE = 26
+    DNS_OVER_TLS = 27
+    MULTICAST_DNS = 28
+    LLMNR = 29
+    NETBIOS = 30
+    GATE_NOT_OWN = 31
     # The socket
     RAW_SOCKET = 32
     MPTCP_SOCKET = 33
@@ -71,12 +81,24 @@ class Reason(IntEnum):
     SNI_ADDRESS = 83
     NAME_NOT_ALLOWED = 84
     NAME_CHANGED = 85
+    NAME_NOT_RESOLVED = 86
+    NAME_ELSEWHERE = 87
+    DOH_HOST = 88
     # exeat itself
     NO_POLICY = 96
     STAMP_MISSING = 97
     TABLE_FULL = 98
     HELPER_FAILED = 99
     BUSY = 100
+    NO_GATE = 101
+    # The question that the gate was asked
+    QUERY_TYPE = 112
+    QUERY_MALFORMED = 113
+    ADDRESS_WITHHELD = 114
+    TUNNEL = 115
+    UPSTREAM_FAILED = 116
+    GRANT_EVICTED = 117
+    QUERY_FLOOD = 118
 
     @property
     def word(self) -> str:
