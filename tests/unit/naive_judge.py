@@ -1,14 +1,22 @@
 """What a policy means, said as dumbly as possible: loops over rules. The compiled tables are tested against this."""
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
 from ipaddress import IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
+from exeat.core.names import parse_host_pattern
+from exeat.model.names import HostPattern, PatternKind
 from exeat.model.networks import SPECIAL_NETWORKS, Address, Network
 from exeat.model.policy import Policy, Protocol, Rule
 from exeat.model.tables import NEVER
 
 NUMBERS = {Protocol.TLS: 6, Protocol.TCP: 6, Protocol.UDP: 17, Protocol.ICMP: 1}
+DNS_PORTS = (53, 137, 853, 5353, 5355)  # names are resolved by the gate alone. Twin: refuse_port in bpf/judge.h
+
+Granted = Mapping[str, Collection[Address]]  # what the gate answered, by name; nothing of it has expired
 
 
 class NaiveJudgement(NamedTuple):
@@ -20,16 +28,27 @@ class NaiveJudgement(NamedTuple):
 
 
 def may(
-    policy: Policy, protocol: int, address: Address, port: int, name: str | None, has_ech: bool, now_ns: int
+    policy: Policy,
+    protocol: int,
+    address: Address,
+    port: int,
+    name: str | None,
+    has_ech: bool,
+    now_ns: int,
+    granted: Granted | None = None,
 ) -> NaiveJudgement:
-    """Judge one attempt by going through every rule."""
+    """Judge one attempt by going through every rule. A rule without networks covers what its names were resolved to."""
     without_name = set()
     by_name = set()
     is_name_asked = False
+    if port in DNS_PORTS and protocol in (NUMBERS[Protocol.TCP], NUMBERS[Protocol.UDP]):
+        return NaiveJudgement(False, False, frozenset())
+    names_here = {name for name, addresses in (granted or {}).items() if address in addresses}
     for number, rule in enumerate(policy.rules, 1):
         if now_ns >= ends_ns(policy, rule) or protocol != NUMBERS[rule.protocol]:
             continue
-        if not covers_address(rule, address) or not covers_port(rule, port):
+        is_covered = covers_address(rule, address) if rule.cidrs else any(covers_name(rule, one) for one in names_here)
+        if not is_covered or not covers_port(rule, port):
             continue
         if rule.protocol is not Protocol.TLS:
             without_name.add(number)
@@ -37,11 +56,16 @@ def may(
         is_name_asked = True
         if name is None or (has_ech and not rule.allows_ech):
             continue
-        if any(host.matches(name) for host in rule.hosts):
+        if covers_name(rule, name) and (rule.cidrs or name in names_here):
             by_name.add(number)
     if without_name:
         return NaiveJudgement(True, False, frozenset(without_name))
     return NaiveJudgement(bool(by_name), is_name_asked, frozenset(by_name))
+
+
+def resolving_rules(policy: Policy, name: str) -> frozenset[int]:
+    """The numbers of all rules for which the gate resolves a name, expired ones too."""
+    return frozenset(number for number, rule in enumerate(policy.rules, 1) if covers_name(rule, name))
 
 
 def ends_ns(policy: Policy, rule: Rule) -> int:
@@ -58,6 +82,25 @@ def nanoseconds(time: datetime) -> int:
 def covers_port(rule: Rule, port: int) -> bool:
     """ICMP has no ports."""
     return rule.protocol is Protocol.ICMP or any(ports.first <= port <= ports.last for ports in rule.ports)
+
+
+def covers_name(rule: Rule, name: str) -> bool:
+    """Some pattern matches, which for a resolver over HTTPS must be the very name."""
+    exactly = PatternKind.EXACT
+    return any(host.matches(name) and (host.kind is exactly or not is_doh(name)) for host in rule.hosts)
+
+
+@cache
+def is_doh(name: str) -> bool:
+    """Whether some line of the list matches."""
+    return any(pattern.matches(name) for pattern in doh_patterns())
+
+
+@cache
+def doh_patterns() -> tuple[HostPattern, ...]:
+    """The list, read as a policy's hosts are."""
+    lines = files("exeat.core").joinpath("doh_hosts.txt").read_text(encoding="ascii").splitlines()
+    return tuple(parse_host_pattern(line) for line in lines if line and not line.startswith("#"))
 
 
 def covers_address(rule: Rule, address: Address) -> bool:

@@ -1,5 +1,6 @@
 """Short words for rules, table sets and questions, so that a test of the compiler reads as a sentence."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
@@ -26,17 +27,17 @@ def host(text: str) -> HostPattern:
 def rule(
     cidrs: str,
     ports: str = "443",
-    protocol: Protocol = Protocol.TCP,
+    protocol: Protocol | None = None,
     hosts: str = "",
     excepts: str = "",
     expires: datetime | None = None,
     allows_ech: bool = False,
 ) -> Rule:
-    """A rule from words with blanks between them; with hosts it is a tls rule."""
+    """A rule from words with blanks between them; with hosts it is a tls rule unless said otherwise."""
     ranges = [PortRange(int(text.partition("-")[0]), int(text.rpartition("-")[2])) for text in ports.split()]
     return Rule(
         name=f"{cidrs} {ports} {hosts}",
-        protocol=Protocol.TLS if hosts else protocol,
+        protocol=protocol or (Protocol.TLS if hosts else Protocol.TCP),
         hosts=tuple(map(host, hosts.split())),
         cidrs=tuple(map(ip_network, cidrs.split())),
         excepts=tuple(map(ip_network, excepts.split())),
@@ -59,6 +60,8 @@ def judge(
     protocol: int = TCP,
     has_ech: bool = False,
     now_ns: int = NOON_NS,
+    granted: Mapping[str, str] | None = None,
 ) -> int:
-    """The rule that allows it; 0 if none does."""
-    return judge_by_tables(table_set, protocol, ip_address(address), port, name, has_ech, now_ns).rule
+    """The rule that allows it; 0 if none does. Each granted name was resolved to the addresses beside it."""
+    grants = {name: [ip_address(one) for one in addresses.split()] for name, addresses in (granted or {}).items()}
+    return judge_by_tables(table_set, protocol, ip_address(address), port, name, has_ech, now_ns, grants).rule

@@ -117,7 +117,7 @@ def test_equal_sets_have_one_id() -> None:
     table_set = tables(rule("1.0.0.0/8 2.0.0.0/8 2001:db8::/32", hosts="a.com"), rule("3.0.0.0/8", "80", hosts="b.com"))
     assert {entry.ports_id for entry in table_set.networks} == {2, 4}
     assert table_set.ids == 5
-    assert len(table_set.hosts) == 2
+    assert [entry.names_id for entry in table_set.hosts] == [0, 0, 1, 3]
 
 
 # Expiry
@@ -221,16 +221,17 @@ def test_ech_passes_only_while_a_rule_that_allows_it_does() -> None:
     assert judge(table_set, "1.1.1.1", name="a.com", has_ech=True, now_ns=NOON_NS - 1)
     assert not judge(table_set, "1.1.1.1", name="a.com", has_ech=True, now_ns=NOON_NS)
     assert judge(table_set, "1.1.1.1", name="a.com", now_ns=NOON_NS)
-    (entry,) = table_set.hosts
-    assert entry.one == HostSlot(until=NEVER, ech_until=NOON_NS, rule=2)
+    resolvable, entry = table_set.hosts
+    assert resolvable.one == entry.one == HostSlot(until=NEVER, ech_until=NOON_NS, rule=2)
 
 
 def test_host_keys_are_reversed_names() -> None:
     """An exact name ends in a NUL, a suffix in its dot; the dots tell one label from more."""
     table_set = tables(rule("1.0.0.0/8", hosts="api.a.com *.a.com"))
-    keys = [(entry.reversed_name, entry.is_exact, entry.dots) for entry in table_set.hosts]
+    hosts = [entry for entry in table_set.hosts if entry.names_id]
+    keys = [(entry.reversed_name, entry.is_exact, entry.dots) for entry in hosts]
     assert keys == [(b"moc.a.ipa\0", True, 2), (b"moc.a.", False, 2)]
-    suffix = table_set.hosts[1]
+    suffix = hosts[1]
     assert suffix.one.rule == 1
     assert suffix.many == HostSlot()
     assert slot_of(table_set, suffix.names_id, "y.x.a.com") == HostSlot()
@@ -242,7 +243,9 @@ def test_host_keys_are_reversed_names() -> None:
 @pytest.mark.parametrize(
     ("refused", "sentence"),
     [
-        (rule("", hosts="a.com"), "need the gate"),
+        (rule(""), "neither hosts nor networks"),
+        (replace(rule("", hosts="a.com"), protocol=Protocol.ICMP), "icmp has none"),
+        (rule("", hosts="a.com", excepts="1.0.0.0/8"), "no networks to except"),
         (replace(rule("1.0.0.0/8"), protocol=Protocol.TLS), "without hosts"),
         (replace(rule("1.0.0.0/8"), hosts=(host("a.com"),)), "networks would be open"),
         (replace(rule("1.0.0.0/8"), ports=()), "has no ports"),

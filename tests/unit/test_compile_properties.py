@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exeat.core.compile import compile_policy
 from exeat.model.networks import Address, Network
 from exeat.model.policy import ALL_PORTS, Policy, PortRange, Protocol, Rule
-from unit.naive_judge import NUMBERS, may, wide, wide_address
+from unit.naive_judge import NUMBERS, Granted, NaiveJudgement, may, wide, wide_address
 from unit.rule_words import ICMP, NOON, NOON_NS, TCP, UDP, host
 from unit.table_walk import TableJudgement, has_prefix, judge_by_tables
 
@@ -41,6 +41,8 @@ HOSTS = [
     for prefix in ("", "*.", "**.")
     if prefix or name != "com"
 ]
+HOSTS += [host(name) for name in ("*.google", "**.google", "dns.google", "**.nextdns.io", "**.dns.nextdns.io")]
+HOSTS += [host(name) for name in ("*.dns.nextdns.io", "**.c.dns.nextdns.io", "c.dns.nextdns.io", "d.c.dns.nextdns.io")]
 NAMES = [
     None,
     "com",
@@ -53,8 +55,11 @@ NAMES = [
     "b.com",
     "xa.com",
     "ax.a.com",
+    *("dns.google", "dns64.dns.google", "xdns.google", "nextdns.io", "x.nextdns.io"),
+    *("dns.nextdns.io", "c.dns.nextdns.io", "d.c.dns.nextdns.io"),
 ]
-PORT_EDGES = [1, 2, 80, 81, 442, 443, 444, 8000, 8007, 65534, 65535]
+GRANTABLE = [ip_address(text) for text in ("1.2.3.4", "1.1.1.1", "9.9.9.9", "10.1.2.3", "2001:db8::7")]
+PORT_EDGES = [1, 2, 53, 80, 81, 442, 443, 444, 8000, 8007, 65534, 65535]
 ENDS = [None, None, NOON - timedelta(microseconds=1), NOON, NOON + timedelta(microseconds=1), NOON + timedelta(days=1)]
 MOMENTS = [NOON_NS + shift for shift in (-(10**6), -1001, -1000, -1, 0, 999, 1000, 10**6, 86400 * 10**9)]
 
@@ -90,12 +95,15 @@ def _policies(draw: st.DrawFn) -> Policy:
 
     def new_rule() -> Rule:
         protocol = draw(protocols)
+        is_gated = draw(st.booleans()) and protocol is not Protocol.ICMP
+        has_hosts = is_gated or protocol is Protocol.TLS
+        excepts = st.one_of(st.just([]), st.just([]), st.lists(networks, max_size=2))
         return Rule(
             name="rule",
             protocol=protocol,
-            hosts=tuple(draw(st.lists(hosts, min_size=1, max_size=3))) if protocol is Protocol.TLS else (),
-            cidrs=tuple(draw(st.lists(networks, min_size=1, max_size=3))),
-            excepts=tuple(draw(st.one_of(st.just([]), st.just([]), st.lists(networks, max_size=2)))),
+            hosts=tuple(draw(st.lists(hosts, min_size=1, max_size=3))) if has_hosts else (),
+            cidrs=() if is_gated else tuple(draw(st.lists(networks, min_size=1, max_size=3))),
+            excepts=() if is_gated else tuple(draw(excepts)),
             ports=() if protocol is Protocol.ICMP else tuple(draw(st.lists(ports, min_size=1, max_size=3))),
             expires=draw(st.sampled_from(ENDS)),
             allows_ech=draw(st.booleans()),
@@ -119,7 +127,7 @@ def _about(rule: Rule | None) -> st.SearchStrategy[Question]:
     protocol, addresses, ports, names = st.sampled_from([TCP, UDP, ICMP]), ADDRESSES, {*PORT_EDGES, 30000}, NAMES
     if rule:
         protocol = st.just(NUMBERS[rule.protocol])
-        addresses = _near([*rule.cidrs, *rule.excepts])
+        addresses = [*_near([*rule.cidrs, *rule.excepts]), *GRANTABLE]
         ports = {
             edge for ports in rule.ports for edge in (ports.first, ports.last, ports.last + 1) if 0 < edge <= 65535
         }
@@ -134,33 +142,43 @@ def _about(rule: Rule | None) -> st.SearchStrategy[Question]:
     )
 
 
-ATTEMPTS = POLICIES.flatmap(lambda policy: st.tuples(st.just(policy), _questions(policy)))
+def _grants(policy: Policy) -> st.SearchStrategy[Granted]:
+    """Mostly names that a rule matches, and others, as after a change of policy."""
+    hosts = [host for rule in policy.rules for host in rule.hosts if not rule.cidrs]
+    matched = [name for name in NAMES if name and any(host.matches(name) for host in hosts)]
+    names = st.sampled_from([*matched * 4, *filter(None, NAMES)])
+    addresses = st.lists(st.sampled_from(GRANTABLE), min_size=1, max_size=5, unique=True)
+    return st.dictionaries(names, addresses, min_size=min(len(matched), 4), max_size=8)
 
 
-def _judged(attempts: tuple[Policy, list[Question]]) -> Iterator[tuple[Question, Policy, TableJudgement]]:
-    policy, questions = attempts
+ATTEMPTS = POLICIES.flatmap(lambda policy: st.tuples(st.just(policy), _questions(policy)))  # nothing is granted
+GRANTED_ATTEMPTS = ATTEMPTS.flatmap(lambda attempts: st.tuples(st.just(attempts), _grants(attempts[0])))
+GrantedAttempts = tuple[tuple[Policy, list[Question]], Granted]
+
+
+def _judged(attempts: GrantedAttempts) -> Iterator[tuple[Question, NaiveJudgement, TableJudgement]]:
+    (policy, questions), granted = attempts
     table_set = compile_policy(policy)
     for question in questions:
-        yield question, policy, judge_by_tables(table_set, *question)
+        yield question, may(policy, *question, granted), judge_by_tables(table_set, *question, granted)
 
 
 @settings(max_examples=300, deadline=None)
-@given(ATTEMPTS)
-def test_the_tables_judge_as_the_rules_do(attempts: tuple[Policy, list[Question]]) -> None:
+@given(GRANTED_ATTEMPTS)
+def test_the_tables_judge_as_the_rules_do(attempts: GrantedAttempts) -> None:
     """Allowed, denied, or asked for a name: the same by the tables as by reading rule after rule."""
-    for question, policy, judged in _judged(attempts):
-        expected = may(policy, *question)
+    for question, expected, judged in _judged(attempts):
         assert (judged.is_allowed, judged.needs_name) == (expected.is_allowed, expected.needs_name), question
 
 
 @settings(max_examples=300, deadline=None)
-@given(ATTEMPTS)
-def test_the_rule_that_is_named_is_one_that_allows_it(attempts: tuple[Policy, list[Question]]) -> None:
+@given(GRANTED_ATTEMPTS)
+def test_the_rule_that_is_named_is_one_that_allows_it(attempts: GrantedAttempts) -> None:
     """At that moment, that name, that address. (With ECH the table names the rule for the name, see HostSlot.)"""
-    for question, policy, judged in _judged(attempts):
+    for question, expected, judged in _judged(attempts):
         has_ech = question[4]
         if judged.is_allowed and not has_ech:
-            assert judged.rule in may(policy, *question).rules, question
+            assert judged.rule in expected.rules, question
 
 
 @settings(deadline=None)
@@ -190,8 +208,9 @@ def test_keys_are_unique_and_every_id_is_used(policy: Policy) -> None:
     ):
         assert len(keys) == len(set(keys))
     port_ids = {entry.ports_id for entry in table_set.ports}
-    name_ids = {entry.names_id for entry in table_set.hosts}
+    name_ids = {entry.names_id for entry in table_set.hosts} - {0}
     assert not port_ids & name_ids
     assert port_ids | name_ids == set(range(1, table_set.ids))
-    assert {entry.ports_id for entry in table_set.networks} - {0} == port_ids
+    granted_ids = {slot.ports_id for entry in table_set.hosts for slot in (entry.one, entry.many)}
+    assert (granted_ids | {entry.ports_id for entry in table_set.networks}) - {0} == port_ids
     assert {entry.names_id for entry in table_set.ports} - {0} == name_ids

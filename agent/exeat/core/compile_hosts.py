@@ -1,18 +1,37 @@
-"""Sets of host names: the union of several tls rules' patterns as keys of one trie of reversed names.
+"""Sets of host names: the union of several rules' patterns as keys of one trie of reversed names.
 
 The kernel finds only the longest key, so each key carries what every pattern says that covers its names: with
 `**.example.com` and `*.api.example.com`, the key `moc.elpmaxe.ipa.` allows one label by either rule and more labels by
 the first alone.
+
+No wildcard covers a host that resolves names over HTTPS: beneath one, each such host gets a key of its own that allows
+nothing, and what a rule names exactly gets only what these rules say.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 from exeat.core.compile_rules import RankedRules
+from exeat.core.doh_hosts import ancestors, known_doh_hosts
 from exeat.model.names import PatternKind
 from exeat.model.tables import HostEntry, HostSlot
 
-_Key = tuple[bytes, bool, int, HostSlot, HostSlot]  # a HostEntry without its names_id
+_RESOLVABLE = 0  # the set of what the gate may resolve has the policy's own id
+
+_SlotOf = Callable[[int], HostSlot]  # by the set of rules that allow
+
+
+class _Key(NamedTuple):
+    """A HostEntry without its names_id."""
+
+    reversed_name: bytes
+    is_exact: bool
+    dots: int
+    one: HostSlot
+    many: HostSlot
+    is_doh: bool = False
 
 
 class NameSets:
@@ -29,8 +48,21 @@ class NameSets:
     def id_of(self, rules: int) -> int:
         """The id of all that these tls rules name; 0 for no rules."""
         if rules not in self._id_by_rules:
-            self._id_by_rules[rules] = self._intern(tuple(self._keys(rules)))
+            self._id_by_rules[rules] = self._intern(tuple(self._keys(rules, self._slot)))
         return self._id_by_rules[rules]
+
+    def resolvable(self, ports_id_of: Callable[[int], int]) -> Iterator[HostEntry]:
+        """Every name that the gate may resolve, with the id of what a set of gated rules then opens."""
+        slots: dict[int, HostSlot] = {}
+
+        def slot_of(rules: int) -> HostSlot:
+            slot = slots.get(rules)
+            if slot is None:
+                slot = slots[rules] = replace(self._slot(rules), ports_id=ports_id_of(rules & self._rules.gated))
+            return slot
+
+        for key in self._keys(self._rules.with_hosts, slot_of):
+            yield HostEntry(_RESOLVABLE, *key)
 
     def _intern(self, keys: tuple[_Key, ...]) -> int:
         names_id = self._id_by_keys.get(keys)
@@ -39,27 +71,44 @@ class NameSets:
             self.entries.extend(HostEntry(names_id, *key) for key in keys)
         return names_id
 
-    def _keys(self, rules: int) -> Iterator[_Key]:
+    def _keys(self, rules: int, slot_of: _SlotOf) -> Iterator[_Key]:
         by_kind: dict[PatternKind, defaultdict[str, int]] = {kind: defaultdict(int) for kind in PatternKind}
         for bit, rule in self._rules.members(rules):
             for host in rule.hosts:
                 by_kind[host.kind][host.name] |= bit
         exact, one_label, any_labels = (by_kind[kind] for kind in PatternKind)
+        doh_hosts = known_doh_hosts()
 
         for name in sorted(exact):
-            above = 0
-            for ancestor in _ancestors(name):
-                above |= any_labels.get(ancestor, 0)
-            parent = name.partition(".")[2]
-            allowing = exact[name] | one_label.get(parent, 0) | above
-            yield _reversed(name) + b"\0", True, name.count("."), self._slot(allowing), HostSlot()
+            allowing = exact[name]
+            if not doh_hosts.covers(name):
+                allowing |= one_label.get(name.partition(".")[2], 0)
+                for ancestor in ancestors(name):
+                    allowing |= any_labels.get(ancestor, 0)
+            yield _Key(_reversed(name) + b"\0", True, name.count("."), slot_of(allowing), HostSlot())
 
+        closed_names: set[str] = set()
+        closed_suffixes: set[str] = set()
         for suffix in sorted(one_label.keys() | any_labels.keys()):
+            closing = doh_hosts.closing(suffix)
+            if closing:
+                closed_suffixes.add(closing)
+                continue
             below = any_labels.get(suffix, 0)
-            for ancestor in _ancestors(suffix):
+            for ancestor in ancestors(suffix):
                 below |= any_labels.get(ancestor, 0)
-            one = self._slot(one_label.get(suffix, 0) | below)
-            yield _reversed(suffix) + b".", False, suffix.count(".") + 1, one, self._slot(below)
+            one = slot_of(one_label.get(suffix, 0) | below)
+            yield _Key(_reversed(suffix) + b".", False, suffix.count(".") + 1, one, slot_of(below))
+            if below:
+                closed_names.update(doh_hosts.names_below(suffix))
+                closed_suffixes.update(doh_hosts.suffixes_below(suffix))
+            else:
+                closed_names.update(doh_hosts.children(suffix))
+
+        for name in sorted(closed_names - exact.keys()):
+            yield _Key(_reversed(name) + b"\0", True, name.count("."), HostSlot(), HostSlot(), is_doh=True)
+        for suffix in sorted(closed_suffixes):
+            yield _Key(_reversed(suffix) + b".", False, suffix.count(".") + 1, HostSlot(), HostSlot(), is_doh=True)
 
     def _slot(self, rules: int) -> HostSlot:
         slot = self._slots.get(rules)
@@ -72,9 +121,3 @@ class NameSets:
 
 def _reversed(name: str) -> bytes:
     return name[::-1].encode("ascii")
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    """`b.com` and `com` for `a.b.com`."""
-    while name := name.partition(".")[2]:
-        yield name

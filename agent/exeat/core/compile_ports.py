@@ -41,6 +41,7 @@ class _Value(NamedTuple):
     open_rule: int
     named_until: int
     named_rule: int
+    named_ech_until: int
     names_id: int
 
 
@@ -64,15 +65,28 @@ class PortSets:
         numbers: dict[Terms, int] = {}
         self.terms_of = tuple(numbers.setdefault(_terms(ranked.rule), len(numbers)) for ranked in rules.ranked)
         self._terms = tuple(numbers)
+        self._rules_of = [0] * len(numbers)  # by number of terms
+        for rank, terms in enumerate(self.terms_of):
+            self._rules_of[terms] |= 1 << rank
         self._id_by_rules: dict[frozenset[tuple[int, int]], int] = {frozenset(): 0}
         self._id_by_keys: dict[tuple[_Key, ...], int] = {}
 
     def id_of(self, rules: RulesByTerms) -> int:
         """The id of all that these rules allow; 0 for no rules."""
         known_as = frozenset(rules.items())
-        if known_as not in self._id_by_rules:
-            self._id_by_rules[known_as] = self._intern(tuple(self._keys(rules)))
-        return self._id_by_rules[known_as]
+        ports_id = self._id_by_rules.get(known_as)
+        if ports_id is None:
+            ports_id = self._id_by_rules[known_as] = self._intern(tuple(self._keys(rules)))
+        return ports_id
+
+    def id_of_set(self, rules: int) -> int:
+        """The same for rules that are not yet parted by their terms."""
+        found: dict[int, int] = {}
+        while rules:
+            terms = self.terms_of[(rules & -rules).bit_length() - 1]
+            found[terms] = rules & self._rules_of[terms]
+            rules &= ~self._rules_of[terms]
+        return self.id_of(found)
 
     def _intern(self, keys: tuple[_Key, ...]) -> int:
         ports_id = self._id_by_keys.get(keys)
@@ -114,7 +128,10 @@ class PortSets:
             else:
                 without_name |= rules
         longest = self._rules.lasting_longest
-        return _Value(*longest(without_name), *longest(with_name), self._name_sets.id_of(with_name))
+        ech_until, _ = longest(with_name & self._rules.gated & self._rules.with_ech)
+        # A gated rule has no set of names here: the kernel asks whether the name was resolved to the address.
+        names_id = self._name_sets.id_of(with_name & ~self._rules.gated)
+        return _Value(*longest(without_name), *longest(with_name), ech_until, names_id)
 
 
 def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:

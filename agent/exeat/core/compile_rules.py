@@ -5,9 +5,11 @@ So the union's end and the rule to name for it are the lowest bit, and both stay
 of the union is in force, the one that lasts longest is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import or_
 
 from exeat.model.names import NAME_MAX
 from exeat.model.policy import Policy, Protocol, Rule
@@ -39,6 +41,8 @@ class RankedRules:
 
     ranked: tuple[RankedRule, ...]
     with_ech: int  # the set of those with `ech: allow`
+    with_hosts: int  # the set of those that name hosts
+    gated: int  # the set of those that open an address only once a name of theirs was resolved to it
 
     @classmethod
     def of(cls, policy: Policy) -> "RankedRules":
@@ -49,8 +53,13 @@ class RankedRules:
             _refuse_what_tables_cannot_hold(number, rule)
             rules.append(RankedRule(rule, number, min(until_ns(rule.expires), policy_until)))
         rules.sort(key=lambda ranked: -ranked.until)  # stable: equals stay in policy order
-        with_ech = sum(1 << rank for rank, ranked in enumerate(rules) if ranked.rule.allows_ech)
-        return cls(tuple(rules), with_ech)
+        bits = [(1 << rank, ranked.rule) for rank, ranked in enumerate(rules)]
+        return cls(
+            ranked=tuple(rules),
+            with_ech=_union(bit for bit, rule in bits if rule.allows_ech),
+            with_hosts=_union(bit for bit, rule in bits if rule.hosts),
+            gated=_union(bit for bit, rule in bits if not rule.cidrs),
+        )
 
     def lasting_longest(self, rules: int) -> tuple[int, int]:
         """When a set of rules ends, and the number of the rule that lasts until then; zeros for no rules."""
@@ -67,15 +76,23 @@ class RankedRules:
             rules ^= bit
 
 
+def _union(bits: Iterable[int]) -> int:
+    return reduce(or_, bits, 0)
+
+
 def _refuse_what_tables_cannot_hold(number: int, rule: Rule) -> None:
     """Each of these would otherwise allow more, or less, than the rule says; the reader of policies says it better."""
     what = f"rule {number} ({rule.name})"
-    if not rule.cidrs:
-        raise ValueError(f"{what} has no networks: hosts without networks need the gate, which does not exist yet")
+    if not rule.hosts and not rule.cidrs:
+        raise ValueError(f"{what} has neither hosts nor networks: it would allow nothing")
     if rule.protocol is Protocol.TLS and not rule.hosts:
         raise ValueError(f"{what} is a tls rule without hosts: no ClientHello could name an allowed one")
-    if rule.protocol is not Protocol.TLS and rule.hosts:
+    if rule.protocol is Protocol.ICMP and rule.hosts:
+        raise ValueError(f"{what} names hosts, but a host that was resolved opens ports, and icmp has none")
+    if rule.protocol is not Protocol.TLS and rule.hosts and rule.cidrs:
         raise ValueError(f"{what} names hosts, but nothing in {rule.protocol} names a host: its networks would be open")
+    if not rule.cidrs and rule.excepts:
+        raise ValueError(f"{what} has exceptions, but no networks to except them from")
     if rule.protocol is not Protocol.ICMP and not rule.ports:
         raise ValueError(f"{what} has no ports")
     for host in rule.hosts:
