@@ -3,89 +3,21 @@
  * every field. Times end in _ns and are CLOCK_BOOTTIME; big-endian fields are typed so; every pad has a name. */
 #pragma once
 
-#include "limits.h"
+#include "entries.h"
 #include "reasons.h"
 
 /* Twin: model/policy.py Mode */
 enum mode { MODE_DEFAULT = 0, MODE_ENFORCE = 1, MODE_MONITOR = 2, MODE_OPEN = 3, MODE_QUARANTINE = 4 };
 
 /* Which program judged. Twin: kernel/abi.py Hook */
-enum hook { HOOK_SOCKET = 1, HOOK_OPTION = 2, HOOK_CONNECT = 3, HOOK_SEND = 4, HOOK_HELLO = 5, HOOK_PACKET = 6 };
-
-/* settings[0]. `epoch` changes whenever a workload is bound or unbound: sockets then look for their workload again. */
-struct settings {
-  __u64 epoch;
-};
-
-/* workloads, by cgroup id. `generation` is new at every change, so that one write switches a workload: a stamp of an
- * older generation is judged again before its next packet leaves. */
-struct workload {
-  __u64 generation;
-  __u64 override_until_ns; /* until when mode_override holds; NEVER: until changed */
-  __u32 policy_id;
-  __u8 mode_override; /* MODE_DEFAULT: the policy's own */
-  __u8 pad[3];
-};
-
-/* policies, by policy id, which is also the first of the `ids` ids that its sets of ports and names use. */
-struct policy {
-  __u64 until_ns;
-  __u32 ids;
-  __u8 mode;
-  __u8 allows_icmp;
-  __u8 pad[2];
-};
-
-/* networks: longest prefix of the address, IPv4 as ::ffff:a.b.c.d. A ports_id of 0 closes what a wider one opens. */
-struct network_key {
-  __u32 prefixlen;
-  __u32 policy_id;
-  __be32 address[4];
-};
-
-struct network {
-  __u32 ports_id;
-};
-
-/* ports: longest prefix of the port within a set and a protocol; ICMP and ICMPv6 are asked for as port 0 of 1. */
-struct port_key {
-  __u32 prefixlen;
-  __u32 ports_id;
-  __u8 protocol;
-  __u8 pad;
-  __be16 port;
-};
-
-struct port {
-  __u64 open_until_ns; /* 0: no rule lets anything pass here without a name */
-  __u64 named_until_ns;
-  __u32 open_rule;
-  __u32 named_rule;
-  __u32 names_id;
-  __u32 pad;
-};
-
-/* hosts: longest prefix of the reversed name, "moc.elpmaxe.ipa\0", so that wildcards cost one look-up as well and a
- * name is compared byte by byte: no hash stands between a name and its allowance. */
-struct host_key {
-  __u32 prefixlen;
-  __u32 names_id;
-  __u8 reversed[NAME_MAX + 1];
-};
-
-struct host_slot {
-  __u64 until_ns;
-  __u64 ech_until_ns;
-  __u32 rule;
-  __u32 pad;
-};
-
-struct host {
-  struct host_slot one;  /* the exact name, or one label below the suffix */
-  struct host_slot many; /* two labels or more below the suffix */
-  __u16 dots;            /* in the suffix with its trailing dot */
-  __u8 is_exact;
-  __u8 pad[5];
+enum hook {
+  HOOK_SOCKET = 1,
+  HOOK_OPTION = 2,
+  HOOK_CONNECT = 3,
+  HOOK_SEND = 4,
+  HOOK_HELLO = 5,
+  HOOK_PACKET = 6,
+  HOOK_QUERY = 7, /* no program: the gate, which answers DNS questions */
 };
 
 /* traffic, by workload, per CPU: what left and came, and how often each verdict fell. */
@@ -133,13 +65,15 @@ struct stamp {
   __u8 is_hashed;  /* in the sockhash */
   __u8 has_early_data;
   __u8 after_ccs;
-  __u8 pad[3];
+  __u8 pad;
+  __be16 gate_port; /* it asked the gate there; 0: it never did */
   char comm[16];
 };
 
 /* names: the verified name of a socket, kept as the key under which a new policy is asked about it. */
 struct verified_name {
-  struct host_key key;
+  __be32 address[4];
+  struct host_key key; /* padded with zeros */
   __u16 length;
   __u16 dots;
   __u8 has_ech;
@@ -178,7 +112,7 @@ struct event {
 struct question {
   __u32 policy_id;
   __u8 protocol;
-  __u8 pad;
+  __u8 is_established; /* about an open connection: it may outlive its grant */
   __be16 port;
   __be32 address[4];
   struct verified_name name;

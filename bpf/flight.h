@@ -6,7 +6,7 @@
 #include "records.h"
 #include "stamp.h"
 
-enum { WALK_MAX = 64 };                    /* records in one message: clients write one or two */
+enum { WALK_MAX = 24 };                    /* records in one message before it is settled: clients write one or two */
 enum { WATCH_HEADER = RECORD_HEADER + 6 }; /* a record's header, and type, length and major version of a handshake */
 enum { CCS_RECORD = RECORD_HEADER + 1 };
 enum { SHORTEST_FINISHED = 32 }; /* TLS 1.2, AES-CCM-8: 8 nonce + 16 message + 8 tag */

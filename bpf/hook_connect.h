@@ -2,6 +2,7 @@
 /* connect() and sendto(): judges the destination while the program can still be told EPERM. */
 #pragma once
 
+#include "gate.h"
 #include "loopback.h"
 
 enum { ERRNO_CONNECTION_REFUSED = 111 };
@@ -25,29 +26,17 @@ static __always_inline bool may_use(struct bpf_sock_addr *ctx, struct stamp *sta
   return 1;
 }
 
-static __always_inline void judge_loopback(void *ctx, const struct flow *flow, __u64 workload, struct judgement *ret) {
-  switch (loopback_owner(ctx, flow, workload)) {
-  case OWNER_SELF:
-    ret->outcome = ALLOW;
-    ret->reason = OWN_LOOPBACK;
-    ret->rule_id = 0;
-    ret->until_ns = NEVER;
-    break;
-  case OWNER_NOBODY:
-    deny(ret, LOOPBACK_NOBODY);
-    break;
-  default:
-    deny(ret, LOOPBACK_NOT_OWN);
-  }
+/* connect() on a UDP socket sends nothing. getaddrinfo() calls it on each address of an answer to put them in order,
+ * and a denial would be told for every name that is only meant for TCP. What is sent later is judged packet by packet.
+ */
+static __always_inline bool is_only_probing(__u8 hook, const struct flow *flow, const struct judgement *judgement) {
+  return hook == HOOK_CONNECT && flow->protocol == IPPROTO_UDP && judgement->outcome == DENY &&
+         judgement->reason == PORT_NOT_ALLOWED;
 }
 
-static __always_inline bool needs_loopback(const struct judgement *judgement, const struct flow *flow) {
-  return judgement->outcome == DENY &&
-         (judgement->reason == ADDRESS_NOT_ALLOWED || judgement->reason == PORT_NOT_ALLOWED) &&
-         is_loopback(flow->address);
-}
+enum way { REFUSED = 0, PASSES = 1, TO_GATE = 2 };
 
-static __always_inline int judge_destination(struct bpf_sock_addr *ctx, struct flow *flow, __u8 hook) {
+static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, struct flow *flow, __u8 hook) {
   struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = hook};
   struct judgement judgement = {};
   struct standing standing;
@@ -77,10 +66,18 @@ static __always_inline int judge_destination(struct bpf_sock_addr *ctx, struct f
     set_v4(flow->source, ctx->sk->src_ip4);
   find_standing(workload, telling.started_ns, &standing);
   tell_process(stamp);
-  judge_standing(&standing, flow, telling.started_ns, &judgement);
-  if (needs_loopback(&judgement, flow))
-    judge_loopback(ctx, flow, workload, &judgement);
+  if (is_question(flow) && standing.reason == 0) {
+    if (send_to_gate(ctx, stamp, &standing, flow))
+      return TO_GATE;
+    deny(&judgement, NO_GATE);
+  } else {
+    judge_standing(&standing, flow, telling.started_ns, 0, &judgement);
+    if (judgement.outcome != ASK_NAME && standing.reason == 0 && is_loopback(flow->address))
+      judge_loopback(ctx, flow, workload, &judgement);
+  }
 
+  if (is_only_probing(hook, flow, &judgement))
+    return PASSES;
   if (judgement.outcome == ASK_NAME) {
     forget_destination(stamp);
     stamp->is_lenient = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
@@ -119,17 +116,24 @@ static __always_inline int judge_destination(struct bpf_sock_addr *ctx, struct f
 
 static __always_inline int on_way_out_v4(struct bpf_sock_addr *ctx, __u8 hook) {
   struct flow flow = {};
+  enum way way;
 
   if (ctx->user_ip4 == 0)
     ctx->user_ip4 = bpf_htonl(0x7f000001); /* the kernel would take 0.0.0.0 for an address of its own choice */
   set_v4(flow.address, ctx->user_ip4);
   flow.port = ctx->user_port;
   flow.protocol = canonical_protocol(ctx->protocol);
-  return judge_destination(ctx, &flow, hook);
+  way = judge_destination(ctx, &flow, hook);
+  if (way == TO_GATE) {
+    ctx->user_ip4 = flow.address[3];
+    ctx->user_port = flow.port;
+  }
+  return way != REFUSED;
 }
 
 static __always_inline int on_way_out_v6(struct bpf_sock_addr *ctx, __u8 hook) {
   struct flow flow = {};
+  enum way way;
 
   flow.address[0] = ctx->user_ip6[0];
   flow.address[1] = ctx->user_ip6[1];
@@ -144,7 +148,15 @@ static __always_inline int on_way_out_v6(struct bpf_sock_addr *ctx, __u8 hook) {
   }
   flow.port = ctx->user_port;
   flow.protocol = canonical_protocol(ctx->protocol);
-  return judge_destination(ctx, &flow, hook);
+  way = judge_destination(ctx, &flow, hook);
+  if (way == TO_GATE) {
+    ctx->user_ip6[0] = flow.address[0];
+    ctx->user_ip6[1] = flow.address[1];
+    ctx->user_ip6[2] = flow.address[2];
+    ctx->user_ip6[3] = flow.address[3];
+    ctx->user_port = flow.port;
+  }
+  return way != REFUSED;
 }
 
 int on_connect4(struct bpf_sock_addr *ctx) {

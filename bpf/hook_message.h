@@ -24,9 +24,22 @@ static __always_inline bool must_hold_behind(struct sk_msg_md *msg, volatile str
   return flight == FLIGHT_HELD;
 }
 
-static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch, __u8 refused,
+/* What was granted is asked with the name: the address alone was judged at connect. */
+static __always_inline void judge_destination_of_hello(const struct standing *standing, const struct flow *flow,
+                                                       __u64 now_ns, struct judgement *ret) {
+  if (standing->reason)
+    return deny(ret, standing->reason);
+  judge_network(standing->policy_id, flow, now_ns, ret);
+  if (standing->has_hosts && ret->outcome == DENY && may_be_granted(ret))
+    ret->outcome = ASK_NAME;
+}
+
+/* Why it is refused unread, if it is, stands in the walk: so all ways lead in here with the same registers, and the
+ * verifier reads the hello once for all of them. */
+static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
                                    struct telling *telling) {
   volatile struct walk *walk = &scratch->walk;
+  __u8 refused = walk->reason;
   __u32 size = telling->bytes, at = walk->at, left = at < size ? size - at : 0;
   struct stream stream = {.length = left < MESSAGE_MAX ? left : MESSAGE_MAX};
   struct judgement judgement = {};
@@ -54,7 +67,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
   is_first = stamp->state == STATE_HELLO; /* asked only now: the verifier would read the hello twice, once for each */
   find_standing(stamp->workload, telling->started_ns, &standing);
   flow_of(stamp, telling, &flow);
-  judge_standing(&standing, &flow, telling->started_ns, &judgement);
+  judge_destination_of_hello(&standing, &flow, telling->started_ns, &judgement);
   telling->bytes = hello.consumed ?: size;
   telling->scratch = scratch;
   telling->name_at = hello.name_at;
@@ -64,7 +77,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
   else if (!hello.reason) {
     bool is_named = judgement.outcome == ASK_NAME;
 
-    judge_hello(msg, stamp, scratch, is_first, telling->started_ns, &judgement);
+    judge_hello(msg, &standing, &flow, scratch, is_first, telling->started_ns, &judgement);
     if (walk->reason && is_named && judgement.outcome == ALLOW) {
       hello.reason = walk->reason;
       deny(&judgement, hello.reason);
@@ -91,15 +104,15 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
 static __always_inline int judge_message(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
                                          struct telling *telling) {
   volatile struct walk *walk = &scratch->walk;
-  __u8 refused = 0;
 
   walk->at = 0;
+  walk->reason = 0;
   walk->is_settled = 0;
   walk->skip = stamp->skip;
   walk->after_ccs = stamp->after_ccs;
   walk->has_early_data = stamp->has_early_data;
   if (!is_in_step(msg, stamp)) {
-    refused = UNVERIFIED_DATA;
+    walk->reason = UNVERIFIED_DATA;
   } else if (stamp->state == STATE_SETTLING) {
     return let_go(msg, stamp, telling->bytes);
   } else if (stamp->state == STATE_WATCHED) {
@@ -110,12 +123,13 @@ static __always_inline int judge_message(struct sk_msg_md *msg, struct stamp *st
     case FLIGHT_HELD:
       return hold(msg, walk->need);
     case FLIGHT_HELLO:
+      walk->reason = 0;
       break;
     default:
-      refused = walk->reason;
+      break;
     }
   }
-  return inspect(msg, stamp, scratch, refused, telling);
+  return inspect(msg, stamp, scratch, telling);
 }
 
 /* No buffer is free to read it in. */

@@ -3,6 +3,7 @@
  * unless its socket's stamp says so under the present generation, or the judge does for this very packet. */
 #pragma once
 
+#include "gate.h"
 #include "loopback.h"
 #include "segment.h"
 
@@ -25,8 +26,8 @@ static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
 }
 
 /* A verified connection under a new policy: its name is asked again. */
-static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp *stamp, __u64 now_ns,
-                                        struct judgement *ret) {
+static __always_inline void judge_again(struct bpf_sock *sk, const struct standing *standing, const struct flow *flow,
+                                        __u64 now_ns, struct judgement *ret) {
   struct verified_name *name;
 
   if (ret->outcome != ASK_NAME)
@@ -34,7 +35,7 @@ static __always_inline void judge_again(struct bpf_sock *sk, const struct stamp 
   name = names.sk_storage_get(sk, 0, 0);
   if (!name)
     return deny(ret, STAMP_MISSING);
-  judge_name(ret->names_id, name, now_ns, ret);
+  judge_name(standing, flow, name, now_ns, 1, ret);
 }
 
 /* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where it can. */
@@ -46,9 +47,9 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock 
   bool was_loop = is_same && stamp->state == STATE_LOOP;
   __u8 state = STATE_OPEN;
 
-  judge_standing(standing, flow, now_ns, ret);
+  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);
   if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {
-    if (loopback_owner(skb, flow, stamp->workload) == OWNER_SELF) {
+    if (is_to_own_gate(sk, stamp, flow) || loopback_owner(skb, flow, stamp->workload) == OWNER_SELF) {
       ret->outcome = ALLOW;
       ret->reason = OWN_LOOPBACK;
       ret->until_ns = NEVER;
@@ -66,7 +67,7 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock 
     return;
   }
   if (is_same && is_verified(stamp)) {
-    judge_again(sk, stamp, now_ns, ret);
+    judge_again(sk, standing, flow, now_ns, ret);
     if (ret->outcome == ALLOW && refuse_segment(stamp, packet))
       deny(ret, refuse_segment(stamp, packet));
     state = stamp->state;
@@ -128,6 +129,8 @@ int on_packet_out(struct __sk_buff *skb) {
     return PACKET_PASS;
 
   read_packet(skb, &packet);
+  if (is_to_gate(stamp, &packet.flow))
+    note_asker(sk, stamp, &packet.flow);
   bound = workloads.lookup(&workload);
   if (bound && !packet.reason && is_settled(stamp, bound->generation, &packet.flow) &&
       !refuse_segment(stamp, &packet)) {

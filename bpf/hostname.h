@@ -7,20 +7,20 @@
 /* What the last label has turned out to be, read from its end: a server may take a number for an address. */
 enum last_label { HEX_DIGITS = 0, X_BEFORE_HEX = 1, ZERO_X_HEX = 2, NO_NUMBER = 3 };
 
-/* Writes the name into the scratch reversed and in lower case, and refuses what is no host name (RFC 1123 2.1). */
 static __always_inline void begin_label(volatile struct cursor *cursor) {
   cursor->label = 0;
   cursor->before = '.';
 }
 
-/* A letter, digit or hyphen. */
-static __always_inline __u8 refuse_character(volatile struct cursor *cursor, __u8 c) {
+/* A letter, digit or hyphen. Why it is refused goes to memory, here and below, not to a register: the verifier would
+ * follow each value through the rest. */
+static __always_inline void read_character(volatile struct cursor *cursor, volatile __u8 *ret_reason, __u8 c) {
   bool is_digit = c >= '0' && c <= '9', is_letter = c >= 'a' && c <= 'z';
 
-  if (!is_digit && !is_letter && c != '-')
-    return SNI_BAD_CHARACTER;
   if ((c == '-' && cursor->label == 0) || cursor->label >= LABEL_MAX)
-    return SNI_BAD_LABEL;
+    *ret_reason = SNI_BAD_LABEL;
+  if (!is_digit && !is_letter && c != '-')
+    *ret_reason = SNI_BAD_CHARACTER;
   if (cursor->dots == 0) {
     __u8 kind = cursor->last_label;
 
@@ -35,55 +35,49 @@ static __always_inline __u8 refuse_character(volatile struct cursor *cursor, __u
   }
   cursor->label++;
   cursor->before = c;
-  return 0;
 }
 
 /* The label that was read from its end is over. */
-static __always_inline __u8 refuse_label(volatile struct cursor *cursor) {
-  if (cursor->label == 0 || cursor->before == '-')
-    return SNI_BAD_LABEL;
+static __always_inline void end_label(volatile struct cursor *cursor, volatile __u8 *ret_reason) {
   if (cursor->dots == 0 && (cursor->is_decimal || cursor->last_label == ZERO_X_HEX))
-    return SNI_ADDRESS;
-  return 0;
+    *ret_reason = SNI_ADDRESS;
+  if (cursor->label == 0 || cursor->before == '-')
+    *ret_reason = SNI_BAD_LABEL;
 }
 
-/* Writes the name into the scratch reversed and in lower case, and refuses what is no host name. */
+/* Writes the name into the scratch reversed and in lower case, and refuses what is no host name (RFC 1123 2.1). */
 static __always_inline void read_name(struct scratch *scratch) {
   volatile struct cursor *cursor = &scratch->cursor;
   volatile struct hello *ret = &scratch->reading;
   __u32 length, i;
 
+  __builtin_memset(&scratch->name, 0, sizeof(scratch->name)); /* as a key of grants it is compared to its end */
   cursor->dots = 0;
   cursor->last_label = HEX_DIGITS;
   cursor->is_decimal = 1;
   begin_label(cursor);
   for (i = 0; i < NAME_MAX; i++) {
-    __u8 c, reason;
+    __u8 c;
 
     length = ret->name_length;
-    if (i >= length)
+    if (i >= length || ret->reason)
       break;
     c = u8_at(scratch, ret->name_at + length - 1 - i);
     if (c >= 'A' && c <= 'Z')
       c |= 0x20;
     scratch->name.key.reversed[i] = c;
     if (c == '.') {
-      reason = refuse_label(cursor);
+      end_label(cursor, &ret->reason);
       cursor->dots++;
       begin_label(cursor);
     } else {
-      reason = refuse_character(cursor, c);
-    }
-    if (reason) {
-      ret->reason = reason;
-      return;
+      read_character(cursor, &ret->reason, c);
     }
   }
-  ret->reason = refuse_label(cursor);
-  length = ret->name_length;
-  if (length <= NAME_MAX)
-    scratch->name.key.reversed[length] = 0;
-  scratch->name.length = length;
+  if (ret->reason)
+    return;
+  end_label(cursor, &ret->reason);
+  scratch->name.length = ret->name_length;
   scratch->name.dots = cursor->dots;
   scratch->name.has_ech = ret->has_ech;
 }

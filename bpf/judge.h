@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The one judge: may this workload's policy talk to this address, port and protocol, and under which name? Every hook
- * asks here. Knows no hook, keeps no state. */
+/* The one judge: may this workload's policy talk to this address, port and protocol? Every hook asks here. What grants
+ * add is judge_grant.h's matter, under which name judge_name.h's. Knows no hook, keeps no state. */
 #pragma once
 
 #include "address.h"
@@ -15,7 +15,7 @@ enum outcome {
 struct judgement {
   __u64 until_ns;
   __u32 rule_id;
-  __u32 names_id;
+  __u32 names_id; /* 0: only a granted name passes */
   __u8 outcome;
   __u8 reason;
 };
@@ -29,6 +29,7 @@ struct standing {
   __u8 mode;
   __u8 reason; /* why all is denied; 0: it is not */
   __u8 allows_icmp;
+  __u8 has_hosts;
 };
 
 static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct standing *ret) {
@@ -42,6 +43,7 @@ static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct s
   ret->mode = MODE_ENFORCE;
   ret->reason = NO_POLICY; /* a workload without an entry was managed once: deny */
   ret->allows_icmp = 0;
+  ret->has_hosts = 0;
   if (!bound)
     return;
   ret->generation = bound->generation;
@@ -51,6 +53,7 @@ static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct s
     return;
   ret->reason = 0;
   ret->allows_icmp = policy->allows_icmp;
+  ret->has_hosts = policy->has_hosts;
   ret->mode = policy->mode;
   if (bound->mode_override != MODE_DEFAULT && now_ns < bound->override_until_ns) {
     ret->mode = bound->mode_override;
@@ -69,23 +72,50 @@ static __always_inline void deny(struct judgement *ret, __u8 reason) {
   ret->reason = reason;
 }
 
-static __always_inline void judge_flow(__u32 policy_id, const struct flow *flow, __u64 now_ns, struct judgement *ret) {
+/* Ports on which names are resolved, past the gate: no rule opens them. 0: another port. */
+static __always_inline __u8 refuse_port(const struct flow *flow) {
+  if (flow->protocol != IPPROTO_TCP && flow->protocol != IPPROTO_UDP)
+    return 0;
+  switch (bpf_ntohs(flow->port)) {
+  case 53:
+    return DNS_ELSEWHERE;
+  case 137:
+    return NETBIOS;
+  case 853:
+    return DNS_OVER_TLS;
+  case 5353:
+    return MULTICAST_DNS;
+  case 5355:
+    return LLMNR;
+  }
+  return 0;
+}
+
+static __always_inline struct port *find_port(__u32 ports_id, const struct flow *flow) {
+  struct port_key on = {.prefixlen = 64, .ports_id = ports_id, .protocol = flow->protocol};
+
+  on.port = flow->protocol == IPPROTO_ICMP ? 0 : flow->port;
+  return ports.lookup(&on);
+}
+
+/* What the policy's networks say of a destination. */
+static __always_inline void judge_network(__u32 policy_id, const struct flow *flow, __u64 now_ns,
+                                          struct judgement *ret) {
   struct network_key at = {.prefixlen = 32 + 128, .policy_id = policy_id};
-  struct port_key on = {.prefixlen = 64};
   struct network *network;
   struct port *port;
 
   ret->rule_id = 0;
   ret->names_id = 0;
   ret->until_ns = 0;
+  ret->reason = refuse_port(flow);
+  if (ret->reason)
+    return deny(ret, ret->reason);
   copy_address(at.address, flow->address);
   network = networks.lookup(&at);
   if (!network || network->ports_id == 0)
     return deny(ret, ADDRESS_NOT_ALLOWED);
-  on.ports_id = network->ports_id;
-  on.protocol = flow->protocol;
-  on.port = flow->protocol == IPPROTO_ICMP ? 0 : flow->port;
-  port = ports.lookup(&on);
+  port = find_port(network->ports_id, flow);
   if (!port)
     return deny(ret, PORT_NOT_ALLOWED);
   if (now_ns < port->open_until_ns) {
@@ -101,31 +131,4 @@ static __always_inline void judge_flow(__u32 policy_id, const struct flow *flow,
   ret->outcome = ASK_NAME;
   ret->names_id = port->names_id;
   ret->until_ns = port->named_until_ns;
-}
-
-/* `name` must hold a reversed name with its end mark; its key is completed here. */
-static __always_inline void judge_name(__u32 names_id, struct verified_name *name, __u64 now_ns,
-                                       struct judgement *ret) {
-  struct host_slot *slot;
-  struct host *host;
-
-  name->key.names_id = names_id;
-  name->key.prefixlen = 32 + 8 * ((__u32)name->length + 1);
-  host = hosts.lookup(&name->key);
-  ret->rule_id = 0;
-  if (!host)
-    return deny(ret, NAME_NOT_ALLOWED);
-  slot = &host->one;
-  if (!host->is_exact && name->dots != host->dots)
-    slot = &host->many;
-  if (slot->until_ns == 0)
-    return deny(ret, NAME_NOT_ALLOWED);
-  ret->rule_id = slot->rule;
-  if (now_ns >= slot->until_ns)
-    return deny(ret, RULE_EXPIRED);
-  if (name->has_ech && now_ns >= slot->ech_until_ns)
-    return deny(ret, ECH);
-  ret->outcome = ALLOW;
-  ret->reason = NAME_ALLOWED;
-  ret->until_ns = name->has_ech ? slot->ech_until_ns : slot->until_ns;
 }

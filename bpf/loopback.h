@@ -4,7 +4,7 @@
 
 #include "stamp.h"
 
-enum owner { OWNER_NOBODY = 0, OWNER_SELF = 1, OWNER_OTHER = 2 };
+enum owner { OWNER_NOBODY = 0, OWNER_SELF = 1, OWNER_OTHER = 2, OWNER_GATE = 3 };
 
 /* Who would receive what goes from flow->source to flow->address. */
 static __always_inline enum owner loopback_owner(void *ctx, const struct flow *flow, __u64 workload) {
@@ -37,6 +37,33 @@ static __always_inline enum owner loopback_owner(void *ctx, const struct flow *f
   stamp = stamps.sk_storage_get(sk, 0, 0);
   if (stamp && stamp->workload == workload)
     owner = OWNER_SELF;
+  else if (sk->priority == GATE_PRIORITY)
+    owner = OWNER_GATE;
   bpf_sk_release(sk);
   return owner;
+}
+
+/* Own sockets need no rule, and no rule opens another workload's gate. */
+static __always_inline void judge_loopback(void *ctx, const struct flow *flow, __u64 workload, struct judgement *ret) {
+  bool is_allowed = ret->outcome == ALLOW;
+
+  switch (loopback_owner(ctx, flow, workload)) {
+  case OWNER_GATE:
+    return deny(ret, GATE_NOT_OWN);
+  case OWNER_SELF:
+    if (is_allowed)
+      return;
+    ret->outcome = ALLOW;
+    ret->reason = OWN_LOOPBACK;
+    ret->rule_id = 0;
+    ret->until_ns = NEVER;
+    return;
+  case OWNER_NOBODY:
+    if (!is_allowed)
+      deny(ret, LOOPBACK_NOBODY);
+    return;
+  default:
+    if (!is_allowed)
+      deny(ret, LOOPBACK_NOT_OWN);
+  }
 }

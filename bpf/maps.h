@@ -48,6 +48,16 @@ BPF_TABLE_PINNED("lpm_trie", struct network_key, struct network, networks, NETWO
 BPF_TABLE_PINNED("lpm_trie", struct port_key, struct port, ports, PORTS_MAX, PIN_DIR "/ports", NO_PREALLOC);
 /* Which names a set holds. */
 BPF_TABLE_PINNED("lpm_trie", struct host_key, struct host, hosts, HOSTS_MAX, PIN_DIR "/hosts", NO_PREALLOC);
+/* Which addresses the gate has resolved allowed names to, and for which ports. */
+BPF_TABLE_PINNED("hash", struct granted_key, struct granted, granted, GRANTS_MAX, PIN_DIR "/granted", NO_PREALLOC);
+/* Which name was resolved to which address. */
+BPF_TABLE_PINNED("hash", struct grant_key, struct grant, grants, GRANTS_MAX, PIN_DIR "/grants", NO_PREALLOC);
+/* Where the gate listens. */
+BPF_TABLE_PINNED("hash", struct gate_key, struct gate, gates, GATES_MAX, PIN_DIR "/gates", NO_PREALLOC);
+/* Who asks it. */
+BPF_TABLE_PINNED("lru_hash", struct asker_key, struct asker, askers, ASKERS_MAX, PIN_DIR "/askers");
+/* Whom they meant to ask. */
+BPF_TABLE_PINNED("sk_storage", int, struct server, servers, 0, PIN_DIR "/servers", NO_PREALLOC);
 /* What is known of a socket. */
 BPF_TABLE_PINNED("sk_storage", int, struct stamp, stamps, 0, PIN_DIR "/stamps", NO_PREALLOC | CLONED);
 /* The name that a socket's hello gave. */

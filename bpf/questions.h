@@ -4,33 +4,43 @@
 #pragma once
 
 #include "hello.h"
-#include "judge.h"
+#include "judge_name.h"
 
 int on_question(struct __sk_buff *skb) {
   struct judgement judgement = {};
-  struct question question;
+  struct standing standing = {};
+  struct question *question;
+  struct scratch *scratch;
   struct flow flow = {};
   __u64 now_ns = bpf_ktime_get_boot_ns();
   struct policy *policy;
+  __u32 slot = SCRATCHES - 1;
 
-  if (bpf_skb_load_bytes(skb, ETH_HLEN, &question, sizeof(question)))
+  scratch = scratches.lookup(&slot);
+  if (!scratch)
     return 1;
-  copy_address(flow.address, question.address);
-  flow.port = question.port;
-  flow.protocol = canonical_protocol(question.protocol);
-  policy = policies.lookup(&question.policy_id);
-  if (!policy)
+  question = (struct question *)scratch->hello; /* too large for the stack */
+  if (bpf_skb_load_bytes(skb, ETH_HLEN, question, sizeof(*question)))
+    return 1;
+  copy_address(flow.address, question->address);
+  flow.port = question->port;
+  flow.protocol = canonical_protocol(question->protocol);
+  standing.policy_id = question->policy_id;
+  policy = policies.lookup(&standing.policy_id);
+  if (!policy) {
     deny(&judgement, NO_POLICY);
-  else if (now_ns >= policy->until_ns)
+  } else if (now_ns >= policy->until_ns) {
     deny(&judgement, POLICY_EXPIRED);
-  else
-    judge_flow(question.policy_id, &flow, now_ns, &judgement);
-  if (judgement.outcome == ASK_NAME && question.name.length)
-    judge_name(judgement.names_id, &question.name, now_ns, &judgement);
-  question.ret_rule = judgement.rule_id;
-  question.ret_outcome = judgement.outcome;
-  question.ret_reason = judgement.reason;
-  return bpf_skb_store_bytes(skb, ETH_HLEN, &question, sizeof(question), 0) ? 1 : 0;
+  } else {
+    standing.has_hosts = policy->has_hosts;
+    judge_flow(&standing, &flow, now_ns, question->is_established, &judgement);
+  }
+  if (judgement.outcome == ASK_NAME && question->name.length)
+    judge_name(&standing, &flow, &question->name, now_ns, question->is_established, &judgement);
+  question->ret_rule = judgement.rule_id;
+  question->ret_outcome = judgement.outcome;
+  question->ret_reason = judgement.reason;
+  return bpf_skb_store_bytes(skb, ETH_HLEN, question, sizeof(*question), 0) ? 1 : 0;
 }
 
 /* The stream follows the Ethernet header; the answer is written over its beginning. */

@@ -95,12 +95,12 @@ static __always_inline bool settle(const struct stamp *stamp, const struct stand
 }
 
 static __always_inline void judge_standing(const struct standing *standing, const struct flow *flow, __u64 now_ns,
-                                           struct judgement *ret) {
+                                           bool is_established, struct judgement *ret) {
   if (standing->reason) {
     ret->rule_id = 0;
     ret->names_id = 0;
     ret->until_ns = 0;
     return deny(ret, standing->reason);
   }
-  judge_flow(standing->policy_id, flow, now_ns, ret);
+  judge_flow(standing, flow, now_ns, is_established, ret);
 }

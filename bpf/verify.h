@@ -39,20 +39,16 @@ static __always_inline bool is_same_name(const struct verified_name *a, const st
 }
 
 /* The name of a whole, well-formed hello: the first is asked of the policy, a second must repeat it. */
-static __always_inline void judge_hello(struct sk_msg_md *msg, struct stamp *stamp, struct scratch *scratch,
-                                        bool is_first, __u64 now_ns, struct judgement *ret) {
+static __always_inline void judge_hello(struct sk_msg_md *msg, const struct standing *standing, const struct flow *flow,
+                                        struct scratch *scratch, bool is_first, __u64 now_ns, struct judgement *ret) {
   struct verified_name *verified = names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0);
-  __u64 until_ns = ret->until_ns;
 
   if (!verified)
     return deny(ret, STAMP_MISSING);
   if (!is_first && !is_same_name(verified, &scratch->name))
     return deny(ret, NAME_CHANGED);
-  if (ret->outcome == ASK_NAME) {
-    judge_name(ret->names_id, &scratch->name, now_ns, ret);
-    if (ret->outcome == ALLOW && until_ns < ret->until_ns)
-      ret->until_ns = until_ns;
-  }
+  if (ret->outcome == ASK_NAME)
+    judge_name(standing, flow, &scratch->name, now_ns, !is_first, ret);
   if (is_first)
     __builtin_memcpy(verified, &scratch->name, sizeof(*verified));
 }

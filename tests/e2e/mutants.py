@@ -31,7 +31,7 @@ class Mutation:
 MUTATIONS = {
     "backstop": Mutation(
         "on_packet_out: every packet of a managed workload passes",
-        (("  read_packet(skb, &packet);\n  bound =", "  return PACKET_PASS;\n  bound ="),),
+        (("  read_packet(skb, &packet);\n  if (is_to_gate", "  return PACKET_PASS;\n  if (is_to_gate"),),
     ),
     "kinds": Mutation(
         "on_socket: raw, MPTCP, UDP-Lite and ping sockets are made",
@@ -108,8 +108,8 @@ MUTATIONS = {
         "judge_packet: where an icmp rule opens one network, any address may be pinged",
         (
             (
-                "  judge_standing(standing, flow, now_ns, ret);\n  if (ret->outcome == DENY && is_loopback",
-                "  judge_standing(standing, flow, now_ns, ret);\n"
+                "  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);\n  if (ret->outcome == DENY && is_loopback",
+                "  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);\n"
                 "  if (flow->protocol == IPPROTO_ICMP) ret->outcome = ALLOW;\n"
                 "  if (ret->outcome == DENY && is_loopback",
             ),

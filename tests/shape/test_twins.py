@@ -7,23 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from exeat.kernel import abi, events
+from exeat.core import grants
+from exeat.kernel import abi, entries, events
 from exeat.model import names
 from exeat.model.verdicts import Reason, Verdict
 
 REPOSITORY = Path(__file__).parents[2]
 BPF = REPOSITORY / "bpf"
 STRUCTURES = {
-    "settings": abi.Settings,
-    "workload": abi.Workload,
-    "policy": abi.Policy,
-    "network_key": abi.NetworkKey,
-    "network": abi.Network,
-    "port_key": abi.PortKey,
-    "port": abi.Port,
-    "host_key": abi.HostKey,
-    "host_slot": abi.HostSlot,
-    "host": abi.Host,
+    "settings": entries.Settings,
+    "workload": entries.Workload,
+    "policy": entries.Policy,
+    "network_key": entries.NetworkKey,
+    "network": entries.Network,
+    "port_key": entries.PortKey,
+    "port": entries.Port,
+    "host_key": entries.HostKey,
+    "host_slot": entries.HostSlot,
+    "host": entries.Host,
+    "granted_key": entries.GrantedKey,
+    "grant_slot": entries.GrantSlot,
+    "granted": entries.Granted,
+    "grant_key": entries.GrantKey,
+    "grant": entries.Grant,
+    "gate_key": entries.GateKey,
+    "gate": entries.Gate,
+    "asker_key": entries.AskerKey,
+    "asker": entries.Asker,
+    "server": entries.Server,
     "traffic": abi.Traffic,
     "stamp": abi.Stamp,
     "verified_name": abi.VerifiedName,
@@ -71,7 +82,7 @@ def test_a_structure_has_the_same_fields_at_the_same_places_in_c_and_python(name
 
 def test_every_field_of_the_c_structures_is_known_to_python() -> None:
     """Sizes could agree by padding while a field is missing."""
-    text = re.sub(r"/\*.*?\*/", "", (BPF / "abi.h").read_text(), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", (BPF / "entries.h").read_text() + (BPF / "abi.h").read_text(), flags=re.DOTALL)
     for name, structure in STRUCTURES.items():
         body = re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.DOTALL)
         assert body, name
@@ -103,7 +114,7 @@ def test_verdicts_and_reasons_are_the_same_words_in_c_python_and_protobuf() -> N
 )
 def test_small_enums_agree(enum: type[abi.Hook], in_c: str, prefix: str) -> None:
     """Hooks, modes and outcomes are numbers in the kernel and words here."""
-    text = (BPF / "abi.h").read_text() + (BPF / "judge.h").read_text()
+    text = (BPF / "entries.h").read_text() + (BPF / "abi.h").read_text() + (BPF / "judge.h").read_text()
     members = {word.removeprefix(prefix): number for word, number in enumerators(text, in_c).items()}
     assert members == {member.name: member.value for member in enum}
 
@@ -112,9 +123,13 @@ def test_limits_agree() -> None:
     """Numbers that C and Python both state."""
     text = (BPF / "limits.h").read_text()
     limits = {word: int(number) for word, number in re.findall(r"#define (\w+) (\d+)\b", text)}
-    assert limits["NAME_MAX"] == names.NAME_MAX == abi.NAME_MAX
+    assert limits["NAME_MAX"] == names.NAME_MAX == entries.NAME_MAX
     assert limits["ANCESTORS_MAX"] == abi.ANCESTORS_MAX
     assert limits["EVENT_PAGES"] * 4096 == events.RING_BYTES
+    text = (BPF / "entries.h").read_text()
+    numbers = {word: int(number, 0) for word, number in re.findall(r"enum \{ (\w+) = (\w+) \};", text)}
+    assert numbers == {"GRANT_SLOTS": entries.GRANT_SLOTS, "GATE_PRIORITY": entries.GATE_PRIORITY}
+    assert entries.GRANT_SLOTS == grants.SLOTS
     words = enumerators((BPF / "reasons.h").read_text(), "verdict") | enumerators(
         (BPF / "reasons.h").read_text(), "reason"
     )

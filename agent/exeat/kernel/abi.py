@@ -3,10 +3,11 @@
 from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-# A changed layout gets a new number, and with it a new directory of pins: maps of two layouts never meet.
-LAYOUT = 1
+from exeat.kernel.entries import NAME_MAX, HostKey
 
-NAME_MAX = 251
+# A changed layout gets a new number, and with it a new directory of pins: maps of two layouts never meet.
+LAYOUT = 2
+
 ANCESTORS_MAX = 16
 NEVER = 2**64 - 1
 VERDICTS = 5
@@ -32,6 +33,7 @@ class Hook(IntEnum):
     SEND = 4
     HELLO = 5
     PACKET = 6
+    QUERY = 7  # no program: the gate
 
 
 class Outcome(IntEnum):
@@ -40,97 +42,6 @@ class Outcome(IntEnum):
     DENY = 0
     ALLOW = 1
     ASK_NAME = 2
-
-
-class Settings(Structure):
-    """Twin: struct settings."""
-
-    _fields_ = (("epoch", c_uint64),)
-
-
-class Workload(Structure):
-    """Twin: struct workload."""
-
-    _fields_ = (
-        ("generation", c_uint64),
-        ("override_until_ns", c_uint64),
-        ("policy_id", c_uint32),
-        ("mode_override", c_uint8),
-        ("pad", c_uint8 * 3),
-    )
-
-
-class Policy(Structure):
-    """Twin: struct policy."""
-
-    _fields_ = (
-        ("until_ns", c_uint64),
-        ("ids", c_uint32),
-        ("mode", c_uint8),
-        ("allows_icmp", c_uint8),
-        ("pad", c_uint8 * 2),
-    )
-
-
-class NetworkKey(Structure):
-    """Twin: struct network_key."""
-
-    _fields_ = (("prefixlen", c_uint32), ("policy_id", c_uint32), ("address", c_uint8 * 16))
-
-
-class Network(Structure):
-    """Twin: struct network."""
-
-    _fields_ = (("ports_id", c_uint32),)
-
-
-class PortKey(Structure):
-    """Twin: struct port_key."""
-
-    _fields_ = (
-        ("prefixlen", c_uint32),
-        ("ports_id", c_uint32),
-        ("protocol", c_uint8),
-        ("pad", c_uint8),
-        ("port", c_uint8 * 2),
-    )
-
-
-class Port(Structure):
-    """Twin: struct port."""
-
-    _fields_ = (
-        ("open_until_ns", c_uint64),
-        ("named_until_ns", c_uint64),
-        ("open_rule", c_uint32),
-        ("named_rule", c_uint32),
-        ("names_id", c_uint32),
-        ("pad", c_uint32),
-    )
-
-
-class HostKey(Structure):
-    """Twin: struct host_key."""
-
-    _fields_ = (("prefixlen", c_uint32), ("names_id", c_uint32), ("reversed", c_uint8 * (NAME_MAX + 1)))
-
-
-class HostSlot(Structure):
-    """Twin: struct host_slot."""
-
-    _fields_ = (("until_ns", c_uint64), ("ech_until_ns", c_uint64), ("rule", c_uint32), ("pad", c_uint32))
-
-
-class Host(Structure):
-    """Twin: struct host."""
-
-    _fields_ = (
-        ("one", HostSlot),
-        ("many", HostSlot),
-        ("dots", c_uint16),
-        ("is_exact", c_uint8),
-        ("pad", c_uint8 * 5),
-    )
 
 
 class Traffic(Structure):
@@ -170,7 +81,8 @@ class Stamp(Structure):
         ("is_hashed", c_uint8),
         ("has_early_data", c_uint8),
         ("after_ccs", c_uint8),
-        ("pad", c_uint8 * 3),
+        ("pad", c_uint8),
+        ("gate_port", c_uint8 * 2),
         ("comm", c_char * 16),
     )
 
@@ -179,6 +91,7 @@ class VerifiedName(Structure):
     """Twin: struct verified_name."""
 
     _fields_ = (
+        ("address", c_uint8 * 16),
         ("key", HostKey),
         ("length", c_uint16),
         ("dots", c_uint16),
@@ -224,7 +137,7 @@ class Question(Structure):
     _fields_ = (
         ("policy_id", c_uint32),
         ("protocol", c_uint8),
-        ("pad", c_uint8),
+        ("is_established", c_uint8),
         ("port", c_uint8 * 2),
         ("address", c_uint8 * 16),
         ("name", VerifiedName),

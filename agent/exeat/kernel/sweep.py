@@ -27,7 +27,7 @@ def cut_revoked(instance: Instance, tables: Tables, cgroup: int, policy_id: int)
         if to is None or (one.stamp.rule_id == 0 and _is_loopback(to[1])):  # own loopback needs no rule
             return False
         protocol, address, port = to
-        answer = tables.ask(policy_id, protocol, address, port, name=one.name)
+        answer = tables.ask(policy_id, protocol, address, port, name=one.name, is_established=True)
         return answer.outcome is Outcome.DENY
 
     return _cut(instance, lambda one: one.stamp.workload == cgroup and is_revoked(one))

@@ -11,15 +11,19 @@ from exeat.kernel.abi import (
     NEVER,
     REASONS,
     VERDICTS,
-    HostKey,
     KernelMode,
-    NetworkKey,
     Outcome,
+    Question,
+    Traffic,
+)
+from exeat.kernel.entries import (
+    GrantedKey,
+    GrantKey,
+    HostKey,
+    NetworkKey,
     Policy,
     PortKey,
-    Question,
     Settings,
-    Traffic,
     Workload,
 )
 from exeat.kernel.instance import Instance
@@ -30,9 +34,9 @@ from exeat.model.verdicts import Reason, Verdict
 _ETHERNET_HEADER = 14
 _NETWORK = struct.Struct("<II16s")
 _PORT_KEY = struct.Struct("<IIBx")
-_PORT = struct.Struct("<QQIIIxxxx")
+_PORT = struct.Struct("<QQQIIIxxxx")
 _HOST_KEY = struct.Struct("<II252s")
-_HOST = struct.Struct("<QQIxxxxQQIxxxxHB5x")
+_HOST = struct.Struct("<QQIIQQIIHBB4x")
 
 
 def boot_ns(wall_ns: int, *, now_wall_ns: int | None = None) -> int:
@@ -81,6 +85,7 @@ class Tables:
                 ids=table_set.ids,
                 mode=KernelMode[table_set.mode.name],
                 allows_icmp=table_set.allows_icmp,
+                has_hosts=table_set.has_hosts,
             )
             libbpf.update(self._instance.map("policies"), struct.pack("<I", base), bytes(policy))
         except KernelError:
@@ -145,10 +150,18 @@ class Tables:
         return self._count(0)
 
     def ask(
-        self, policy_id: int, protocol: int, address: bytes, port: int, *, name: str = "", has_ech: bool = False
+        self,
+        policy_id: int,
+        protocol: int,
+        address: bytes,
+        port: int,
+        *,
+        name: str = "",
+        has_ech: bool = False,
+        is_established: bool = False,
     ) -> Answer:
         """Asks the judge in the kernel. `address` is 16 bytes, IPv4 as ::ffff:a.b.c.d."""
-        question = Question(policy_id=policy_id, protocol=protocol)
+        question = Question(policy_id=policy_id, protocol=protocol, is_established=is_established)
         question.name.has_ech = has_ech
         question.port[:] = port.to_bytes(2, "big")
         question.address[:] = address
@@ -194,6 +207,7 @@ class Tables:
             _PORT.pack(
                 boot_ns(entry.open_until),
                 boot_ns(entry.named_until),
+                boot_ns(entry.named_ech_until),
                 entry.open_rule,
                 entry.named_rule,
                 entry.names_id and base + entry.names_id,
@@ -212,11 +226,14 @@ class Tables:
                 boot_ns(entry.one.until),
                 boot_ns(entry.one.ech_until),
                 entry.one.rule,
+                entry.one.ports_id and base + entry.one.ports_id,
                 boot_ns(entry.many.until),
                 boot_ns(entry.many.ech_until),
                 entry.many.rule,
+                entry.many.ports_id and base + entry.many.ports_id,
                 entry.dots,
                 entry.is_exact,
+                entry.is_doh,
             )
             for entry in table_set.hosts
         ]
@@ -226,11 +243,17 @@ class Tables:
         libbpf.update_batch(self._instance.map(name), b"".join(keys), b"".join(values), len(keys))
 
     def _remove_entries(self, base: int, ids: int) -> None:
-        """Removes every entry that belongs to the ids of a policy; the second word of each key is its id."""
-        for name, key_type in (("networks", NetworkKey), ("ports", PortKey), ("hosts", HostKey)):
+        """Removes every entry that belongs to the ids of a policy."""
+        for name, key_type, at in (
+            ("granted", GrantedKey, GrantedKey.policy_id.offset),
+            ("grants", GrantKey, GrantKey.policy_id.offset),
+            ("networks", NetworkKey, NetworkKey.policy_id.offset),
+            ("ports", PortKey, PortKey.ports_id.offset),
+            ("hosts", HostKey, HostKey.names_id.offset),
+        ):
             fd = self._instance.map(name)
             for key in libbpf.keys(fd, ctypes.sizeof(key_type)):
-                if base <= struct.unpack_from("<I", key, 4)[0] < base + ids:
+                if base <= struct.unpack_from("<I", key, at)[0] < base + ids:
                     libbpf.delete(fd, key)
 
 
