@@ -1,5 +1,7 @@
 """What `exeat run` tells the person at the terminal, and writes down for machines."""
 
+import threading
+from collections.abc import Mapping
 from typing import BinaryIO, TextIO
 
 from exeat.core.verdict_text import json_line, line_for_people, subject_of
@@ -11,17 +13,22 @@ _REMEMBERED = 10_000  # destinations; beyond, a scan would fill the memory with 
 
 
 class Report:
-    """Collects records as they come."""
+    """Collects records as they come: from the kernel's ring by one thread, from the gate by another."""
 
     def __init__(self, verdicts: BinaryIO | None, terminal: TextIO | None) -> None:
         self._verdicts = verdicts  # unbuffered: whole lines, also where two runs append to one file
         self._terminal = terminal
         self._denied: set[tuple[str, str]] = set()
+        self._one_at_a_time = threading.Lock()
         self.unwritten = 0
         self.why_unwritten = ""
 
     def take(self, record: Record) -> None:
         """One more verdict: every one is written down, the first denial of each destination is shown."""
+        with self._one_at_a_time:
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
         if self._verdicts:
             self._write(self._verdicts, json_line(record).encode() + b"\n")
         if not record.is_denial:
@@ -32,9 +39,9 @@ class Report:
         self._denied.add(what)
         self._show(line_for_people(record))
 
-    def summarise(self, traffic: WorkloadTraffic, lost: int) -> None:
-        """The last line; counts are the kernel's own and include what was lost on the way here."""
-        counts = traffic.verdicts
+    def summarise(self, traffic: WorkloadTraffic, questions: Mapping[Verdict, int], lost: int) -> None:
+        """The last line; counts are the kernel's and the gate's own and include what was lost on the way here."""
+        counts = {verdict: traffic.verdicts[verdict] + questions.get(verdict, 0) for verdict in Verdict}
         parts = [f"{counts[Verdict.FORWARDED]} allowed", f"{counts[Verdict.DROPPED]} denied"]
         if counts[Verdict.AUDIT]:
             parts.append(f"{counts[Verdict.AUDIT]} would be denied")

@@ -108,10 +108,9 @@ MUTATIONS = {
         "judge_packet: where an icmp rule opens one network, any address may be pinged",
         (
             (
-                "  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);\n  if (ret->outcome == DENY && is_loopback",
-                "  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);\n"
+                "  if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {",
                 "  if (flow->protocol == IPPROTO_ICMP) ret->outcome = ALLOW;\n"
-                "  if (ret->outcome == DENY && is_loopback",
+                "  if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {",
             ),
         ),
     ),

@@ -19,7 +19,7 @@ STORIES: dict[Reason, str] = {
     _.LOOPBACK_NOBODY: "no socket of the workload listens there; the program sees connection refused",
     _.REVOKED: "the policy changed and no longer allows this open connection: it was cut",
     _.NOT_RESOLVED: (
-        "no rule names this address, and no allowed name was resolved to it: hard-coded, from /etc/hosts, or from a resolver of its own"
+        "no rule names this address, and exeat resolved no allowed name to it (hard-coded? from /etc/hosts?)"
     ),
     _.GRANT_EXPIRED: "the name was resolved too long ago; resolve it again",
     _.DNS_ELSEWHERE: "DNS goes by way of exeat's own resolver only",

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 
+from exeat.core.query_types import query_type_word
 from exeat.core.stories import STORIES
 from exeat.model.networks import Address
 from exeat.model.record import Record
@@ -49,18 +50,25 @@ def subject_of(record: Record) -> str:
         return f"socket option {record.detail & 0xFFFF} of {_LEVELS.get(level, level)}"
     if record.hook == "socket":
         return f"a socket of protocol {protocol_word(record.protocol)}"
+    if record.hook == "query":
+        return _question(record)
     where = f"{protocol_word(record.protocol)} {endpoint(record.address, record.port)}"
     return f"{record.name} ({where})" if record.name else where
+
+
+def _question(record: Record) -> str:
+    name = record.name or "a question"
+    if record.reason in (Reason.ADDRESS_WITHHELD, Reason.GRANT_EVICTED, Reason.TABLE_FULL):
+        return f"{name} at {record.address}"
+    return f"{name} (dns {query_type_word(record.detail)})" if record.detail else name
 
 
 def line_for_people(record: Record) -> str:
     """One readable line: what, by whom, why, and what to do."""
     who = f"{record.process.comm}[{record.process.pid}]" if record.process.pid else "the kernel"
     by = f"policy {record.policy}" + (f", rule {record.rule}" if record.rule else "")
-    return (
-        f"exeat: {_WORDS[record.verdict]}: {subject_of(record)} by {who}: "
-        f"{STORIES[record.reason]} [{record.reason.word}; {by}]"
-    )
+    story = STORIES[record.reason] + (f" ({record.evidence})" if record.evidence else "")
+    return f"exeat: {_WORDS[record.verdict]}: {subject_of(record)} by {who}: {story} [{record.reason.word}; {by}]"
 
 
 def json_line(record: Record) -> str:
@@ -84,6 +92,8 @@ def json_line(record: Record) -> str:
             "bytes": record.bytes,
             "detail": record.detail or None,
             "judged_us": round(record.judged_ns / 1000, 3),
+            "count": record.count,
+            "evidence": record.evidence,
         },
         separators=(",", ":"),
     )
