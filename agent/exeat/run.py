@@ -1,21 +1,28 @@
-"""Composition root of `exeat run`: one command, one leaf cgroup, one instance of the programs, one policy."""
+"""Composition root of `exeat run`: one command, one leaf cgroup, one instance of the programs, one policy, one gate."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from exeat.core.compile import compile_policy
 from exeat.core.compile_rules import until_ns
+from exeat.core.propose import Learned
+from exeat.dns.resolv_conf import host_servers
 from exeat.errors import LaunchError
+from exeat.gatehouse import Gatehouse, Ward
 from exeat.kernel.instance import Instance, remove_instance
 from exeat.kernel.sweep import cut_all
 from exeat.kernel.tables import Tables, WorkloadTraffic
 from exeat.kernel.telling import Naming
 from exeat.kernel.watch import Watch, Watched
 from exeat.launch import Identity, Launch, Leaf
+from exeat.model.networks import mapped
 from exeat.model.policy import Policy
+from exeat.model.record import Record
 from exeat.model.verdicts import Verdict
 from exeat.report import Report
 
@@ -32,6 +39,7 @@ class Run:
     verdicts_file: Path | None
     fails_on_deny: bool
     is_quiet: bool
+    learn_file: Path | None = None
 
 
 def forget(leaf: Leaf) -> None:
@@ -50,6 +58,13 @@ def run(wanted: Run) -> int:
     table_set = compile_policy(wanted.policy)
     verdicts = _open_verdicts(wanted.verdicts_file)
     report = Report(verdicts, None if wanted.is_quiet else sys.stderr)
+    learned = Learned() if wanted.learn_file else None
+
+    def take(record: Record) -> None:
+        report.take(record)
+        if learned:
+            learned.saw(record, gatehouse.names_of(mapped(record.address)) if record.address else ())
+
     try:
         with Launch.prepare(wanted.argv, wanted.identity, forget) as launch:
             instance = Instance(launch.leaf.name)
@@ -65,14 +80,21 @@ def run(wanted: Run) -> int:
                 policy_id=policy_id,
                 ends_ns=_ends_ns(wanted.policy),
             )
+            ward = Ward(launch.cgroup_id, launch.cgroup_path, policy_id, table_set, wanted.policy.dns)
+            gatehouse = Gatehouse(instance, ward, host_servers(), take)
+            gatehouse.open()
             launch.start()
-            watch = Watch(instance, tables, watched, report.take)
+            watch = Watch(instance, tables, watched, take)
             watch.start()
+            gatehouse.start()
             status = launch.wait()
+        gatehouse.finish()
         watch.finish()
         traffic = tables.traffic(launch.cgroup_id)
-        report.summarise(traffic, tables.lost_events())
+        report.summarise(traffic, gatehouse.counts, tables.lost_events())
         instance.close()
+        if learned and wanted.learn_file:
+            _write_learned(wanted.learn_file, learned, wanted.argv)
     finally:
         if verdicts:
             verdicts.close()
@@ -80,7 +102,7 @@ def run(wanted: Run) -> int:
         raise LaunchError(
             f"{report.unwritten} verdicts were not written to {wanted.verdicts_file}: {report.why_unwritten}"
         )
-    return DENIED_STATUS if status == 0 and wanted.fails_on_deny and _was_denied(traffic) else status
+    return DENIED_STATUS if status == 0 and wanted.fails_on_deny and _was_denied(traffic, gatehouse) else status
 
 
 def _open_verdicts(path: Path | None) -> BinaryIO | None:
@@ -96,5 +118,14 @@ def _ends_ns(policy: Policy) -> tuple[int, ...]:
     return tuple(sorted(until_ns(end) for end in ends))
 
 
-def _was_denied(traffic: WorkloadTraffic) -> bool:
-    return any(count for verdict, count in traffic.verdicts.items() if verdict is not Verdict.FORWARDED)
+def _was_denied(traffic: WorkloadTraffic, gatehouse: Gatehouse) -> bool:
+    counts = (*traffic.verdicts.items(), *gatehouse.counts.items())
+    return any(count for verdict, count in counts if verdict is not Verdict.FORWARDED)
+
+
+def _write_learned(path: Path, learned: Learned, argv: Sequence[str]) -> None:
+    text = learned.policy_text("learned", shlex.join(argv), datetime.now(UTC))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LaunchError(f"cannot write the learned policy to {path}: {error.strerror}") from error

@@ -40,7 +40,7 @@ def test_ten_same_denials_are_one_line_and_the_summary_counts_ten(stage: Stage) 
     ran = stage.run("sh", "-c", script)
     first, second = denials(ran.stderr)
     where = f"(tcp {stage.evil.address4}:443)"
-    story = "no rule allows this name at this address and port [name_not_allowed; policy shop-only]"
+    story = "no rule allows this name, or not at this address and port [name_not_allowed; policy shop-only]"
     assert re.fullmatch(
         re.escape(f"exeat: denied: v4.evil.test {where} by curl[") + r"\d+\]: " + re.escape(story), first
     )

@@ -6,8 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from exeat.core.allow_flag import parse_allow_cidr
+from exeat.core.allow_flag import parse_allow, parse_allow_cidr, parse_dns_upstream, warnings_of
 from exeat.core.policy_file import read_policy
+from exeat.core.server_text import gather_upstreams
 from exeat.errors import LaunchError, PolicyError
 from exeat.launch import invoking_identity, named_identity
 from exeat.model.policy import Mode, Policy
@@ -32,11 +33,31 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="the policy, as YAML (docs/policy.md)")
     parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="HOST[:PORTS][/PROTO]",
+        help="allow a host by name, e.g. api.example.com, '*.example.com:443,8443' or db.example.com:5432/tcp",
+    )
+    parser.add_argument(
         "--allow-cidr",
         action="append",
         default=[],
         metavar="CIDR[:PORTS][/PROTO]",
         help="allow a network, e.g. 203.0.113.0/24:443,8000-8010/tcp; may be given several times",
+    )
+    parser.add_argument(
+        "--dns-upstream",
+        action="append",
+        default=[],
+        metavar="[DOMAIN=]ADDRESS[:PORT]",
+        help="ask this resolver (about this domain), instead of the host's own; repeatable",
+    )
+    parser.add_argument(
+        "--learn",
+        type=Path,
+        metavar="FILE",
+        help="let everything pass, and write a policy to FILE that allows what the command reached",
     )
     parser.add_argument("--mode", choices=[mode.value for mode in Mode], help="instead of the policy's own mode")
     parser.add_argument("--fail-on-deny", action="store_true", help="exit with 3 if anything was denied")
@@ -62,6 +83,7 @@ def act(options: argparse.Namespace) -> int:
         verdicts_file=options.verdicts,
         fails_on_deny=options.fail_on_deny,
         is_quiet=options.quiet,
+        learn_file=options.learn,
     )
     return run_command(wanted)
 
@@ -73,9 +95,19 @@ def _policy(options: argparse.Namespace) -> Policy:
             text = options.policy.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyError([f"{options.policy}: cannot be read: {error}"]) from error
-        reading = read_policy(text, str(options.policy), has_gate=False)
+        reading = read_policy(text, str(options.policy))
         policy = reading.policy
         for warning in () if options.quiet else reading.warnings:
             print(f"exeat: warning: {warning}", file=sys.stderr)
-    policy = replace(policy, rules=policy.rules + tuple(parse_allow_cidr(text) for text in options.allow_cidr))
+    rules = [parse_allow(text) for text in options.allow] + [parse_allow_cidr(text) for text in options.allow_cidr]
+    for warning in () if options.quiet else (warning for rule in rules for warning in warnings_of(rule)):
+        print(f"exeat: warning: {warning}", file=sys.stderr)
+    policy = replace(policy, rules=policy.rules + tuple(rules))
+    if options.dns_upstream:
+        upstreams = gather_upstreams(parse_dns_upstream(text) for text in options.dns_upstream)
+        policy = replace(policy, dns=replace(policy.dns, upstreams=upstreams))
+    if options.learn:
+        if options.mode not in (None, Mode.OPEN):
+            raise LaunchError(f"--learn lets everything pass, --mode {options.mode} does not: leave one of them out")
+        policy = replace(policy, mode=Mode.OPEN)
     return replace(policy, mode=Mode(options.mode)) if options.mode else policy
