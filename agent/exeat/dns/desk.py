@@ -1,7 +1,8 @@
 """What becomes of a question, before anybody is asked: a pure decision by the compiled policy. Time is an argument."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from exeat.core.resolvable import Found, Resolvable
@@ -15,6 +16,7 @@ from exeat.model.verdicts import Reason, Verdict
 
 LOCAL_TTL_S = 60
 TARGETS_MAX = 1024  # of SRV answers, per workload: beyond, the oldest is forgotten
+_SERVICE = re.compile(r"_[a-z0-9-]{1,15}\._(tcp|udp|tls)\.(?P<name>.+)")  # RFC 6335 5.1 bounds a service's name
 _SRV_TARGET_AT = 6  # behind priority, weight and port; RFC 2782
 _ADDRESS_KINDS = (Kind.A, Kind.AAAA)
 _FORWARDED_KINDS = (Kind.A, Kind.AAAA, Kind.CNAME, Kind.SRV)
@@ -114,18 +116,21 @@ class Desk:
         found = self.resolvable.find(name)
         if found:
             return found
-        labels = name.split(".", 2)
-        if kind == Kind.SRV and len(labels) == 3 and labels[0][:1] == labels[1][:1] == "_":
-            return self.resolvable.find(labels[2])  # a service of a name that is allowed
+        service = _SERVICE.fullmatch(name) if kind == Kind.SRV else None
+        if service:  # of a name that is allowed; the labels in front are free text, so they are watched
+            found = self.resolvable.find(service["name"])
+            return replace(found, is_exact=False) if found else None
         target = self._targets.get(name)
         if target and boot_ns < target.until_ns:
-            return Found(target.slot, is_exact=True, is_doh=False)
+            return Found(target.slot, is_exact=False, is_doh=False)
         return None
 
     def _reverse(self, name: str, boot_ns: int) -> Decision:
         """What an address is called: answered from the grants, because a reverse name can carry data out as well."""
         address = address_of_reverse(name)
         names = self._names_at(address, boot_ns) if address else ()
+        if address in (mapped_address(_LOOPBACK[Kind.A]), _LOOPBACK[Kind.AAAA]):
+            names = ("localhost",)
         if not names:
             if self.mode in (Mode.OPEN, Mode.MONITOR):
                 return self._deny(Reason.NAME_NOT_ALLOWED, None, Kind.PTR)

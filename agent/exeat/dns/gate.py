@@ -176,8 +176,7 @@ class Gate:
         limit = TCP_MAX if protocol == _PROTOCOL_TCP else min(query.payload_size, UDP_MAX)
         if decision.then is not Then.FORWARD:
             rcode = Rcode.NXDOMAIN if decision.then is Then.REFUSE else Rcode.NOERROR
-            is_denied = decision.verdict is not Verdict.FORWARDED
-            explanation = self._explain(decision.reason) if is_denied else None
+            explanation = self._explain(decision.reason) if decision.verdict is Verdict.DROPPED else None
             answer = write_answer(query, rcode, decision.records, limit=limit, explanation=explanation)
             self._finish(message, answer, asked, reply, now_ns, now_ns + _AGAIN_NS)
             return None
@@ -238,7 +237,7 @@ class Gate:
             withholds=decision.withholds,
         )
         answer, asked = self._granted(question.name, question.kind, answer, decision, asked, now_ns)
-        explanation = self._explain(asked.reason) if asked.verdict is not Verdict.FORWARDED else None
+        explanation = self._explain(asked.reason) if asked.verdict is Verdict.DROPPED else None
         wire = write_answer(query, answer.rcode, answer.records, limit=limit, explanation=explanation)
         fresh_ns = now_ns + min(_AGAIN_NS, answer.ttl_s * 10**9)
         self._finish(message, wire, asked, reply, now_ns, fresh_ns)
