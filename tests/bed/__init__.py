@@ -4,6 +4,8 @@
         shop = bed.add("shop.test")                      # HTTPS on 443, IPv4 and IPv6
         assert curl(bed, shop).stdout == "I am shop.test\\n"
         assert shop.count().connections == 1
+        resolver = bed.add("resolver", Dns({"shop.test": shop.addresses}), also=("8.8.8.8",))
+        assert resolver.questions() == []                # nobody has asked yet; it lies and stalls as told: Manner
 
 It makes real servers with real OpenSSL, says which server answered, and proves what did *not* arrive: payload bytes as
 the servers read them, and frames on the wire. It knows nothing of exeat, sends nothing to the machine's own network,
@@ -24,12 +26,12 @@ from bed.hosts import Host, Hosts
 from bed.namespace import missing_capability
 from bed.network import Network
 from bed.openssl import OpensslServer
-from bed.services import Counts, Service, Tcp, Tls, Udp
+from bed.services import Asked, Counts, Dns, Manner, Service, Tcp, Tls, Udp
 from bed.sniffer import Sniffer, Tally, Toward
 
 __all__ = [
-    "Bed", "Counts", "Finished", "Host", "Network", "OpensslServer", "Sniffer", "Tally", "Tcp", "Tls", "Toward", "Udp",
-    "call_in", "curl", "missing_capability", "run_in", "start_in",
+    "Asked", "Bed", "Counts", "Dns", "Finished", "Host", "Manner", "Network", "OpensslServer", "Sniffer", "Tally",
+    "Tcp", "Tls", "Toward", "Udp", "call_in", "curl", "missing_capability", "run_in", "start_in",
 ]  # fmt: skip
 
 

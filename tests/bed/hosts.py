@@ -13,7 +13,7 @@ from typing import Any
 
 from bed.certificates import Authority
 from bed.network import Network
-from bed.services import Counts, Listening, Service, Tls
+from bed.services import Asked, Counts, Listening, Manner, Service, Tls, Zone
 
 ANSWER_LIMIT_S = 10.0
 END_LIMIT_S = 2.0
@@ -45,6 +45,21 @@ class Host:
     def datagrams(self) -> list[bytes]:
         """Every UDP payload it read."""
         return self._hosts.ask("datagrams", self.name)
+
+    def questions(self) -> list[Asked]:
+        """Every question its Dns server read, in order."""
+        return self._hosts.ask("questions", self.name)
+
+    def set_zone(self, zone: Zone) -> None:
+        """Let its Dns server answer from this zone instead, from now on."""
+        self._hosts.ask("zone", self.name, zone)
+
+    def behave(self, manner: Manner | None, name: str | None = None) -> None:
+        """Let its Dns server answer so: for this name, or for all that have no manner of their own.
+
+        None takes the name's manner back; without a name it takes all back.
+        """
+        self._hosts.ask("manner", self.name, manner, name)
 
     def reset(self) -> None:
         """Start to count from nothing; connections still open count on."""

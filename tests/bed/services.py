@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Behaviour = Literal["echo", "sink", "record", "http"]
+Lie = Literal["id", "question", "kind", "class", "query", "opcode", "port", "garbage", "short", "empty"]
+TcpManner = Literal["plain", "silent", "closes", "half", "trickles", "length too long", "length too short", "length 0"]
+Records = Mapping[str, Sequence[str] | int]
+Zone = Mapping[str, Records | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,71 @@ class Udp:
     answers: bool = True
 
 
-Service = Tls | Tcp | Udp
+@dataclass(frozen=True)
+class Dns:
+    """A DNS server on UDP and TCP that answers from a zone and notes every question. Kept, and bent, by the test:
+
+        resolver = bed.add("resolver", Dns({"shop.test": shop.addresses}), also=("8.8.8.8",))
+        resolver.set_zone({"shop.test": {"A": ["203.0.113.10"], "ttl": 0}, "www.shop.test": {"CNAME": ["shop.test."]}})
+        resolver.behave(Manner(delay_s=0.5), "shop.test")
+        assert [asked.name for asked in resolver.questions()] == ["shop.test"]
+
+    zone: by name (`*.shop.test` stands for all that is below and not named), the records as zone files write them, by
+        kind, with a "ttl" (default 300); or only addresses. A CNAME is followed inside the zone, also in circles. Other
+        names do not exist (NXDOMAIN, with a SOA).
+    negative_ttl: of that SOA; None leaves it out.
+    """
+
+    zone: Zone = field(default_factory=dict)
+    port: int = 53
+    negative_ttl: int | None = 60
+    fastopen: bool = False
+    mptcp: bool = False
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a Dns server answers, if not plainly. Everything combines.
+
+    lies: sent in front of the answer, in this order, each with `lie_address` for whatever address is asked: under a
+        wrong id, to another question (name, kind or class), as a query (QR clear), with another opcode, from another
+        port, or as garbage of 64 bytes, 7 bytes and none. With is_silent only these are sent.
+    rcode: such as "SERVFAIL", with no records.
+    truncates: over UDP no records and TC; over TCP all is well.
+    answers, authorities, additionals: records as text ("evil.test. 300 IN A 203.0.113.66") beside the right ones.
+    reverses: the answer's record sets stand in reverse order, so that a CNAME follows its target.
+    raw: the reply is the id and these bytes.
+    tcp: over TCP the server says nothing; closes instead of answering; closes half-way through the answer; writes it
+        byte by byte, 1 ms apart; or announces another length than it sends, and closes.
+    """
+
+    is_silent: bool = False
+    delay_s: float = 0.0
+    lies: tuple[Lie, ...] = ()
+    lie_address: str = "203.0.113.66"
+    rcode: str | None = None
+    truncates: bool = False
+    answers: tuple[str, ...] = ()
+    authorities: tuple[str, ...] = ()
+    additionals: tuple[str, ...] = ()
+    reverses: bool = False
+    raw: bytes | None = None
+    tcp: TcpManner = "plain"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as it reached a Dns server. name: as it was written, without the last dot; kind: such as "A"."""
+
+    name: str
+    kind: str
+    transport: Literal["udp", "tcp"]
+    source: str
+    source_port: int
+    raw: bytes
+
+
+Service = Tls | Tcp | Udp | Dns
 
 
 @dataclass(frozen=True)

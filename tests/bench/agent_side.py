@@ -94,7 +94,7 @@ class _Way:
     def __init__(self, place: Place, text: str) -> None:
         tables, workload, stays = place.guard.tables, place.many.id, place.many.policy_ids[-1]
         self.ms: dict[str, float] = {}
-        policy = self._step("read", lambda: read_policy(text, "bench.yaml", has_gate=False).policy)
+        policy = self._step("read", lambda: read_policy(text, "bench.yaml").policy)
         table_set = self._step("compile", lambda: compile_policy(policy))
         policy_id = self._step("load", lambda: tables.add(table_set))
         self._step("switch", lambda: tables.switch(workload, policy_id))

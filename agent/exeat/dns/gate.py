@@ -31,6 +31,7 @@ _GRANT_STEP_NS = (
 _AGAIN_NS = 10**9
 _AGAIN_MAX = 4096
 _WAITING_MAX = 2048  # answers that wait for an upstream; the kernel's queue holds what comes beyond
+_CACHE_BYTES = 4 << 20  # several thousand names, for one workload
 _BURST = 64  # datagrams before others get their turn
 _TICK_S = 1.0
 _QUERY_MAX = 4096  # a question needs 300 bytes; what is longer is cut here, and refused as malformed
@@ -72,7 +73,7 @@ class Gate:
         self._min_grant_ns = min_grant_s * 10**9
         self._grant = grant
         self._tellings = Tellings(tell)
-        self._cache = Cache()
+        self._cache = Cache(limit_bytes=_CACHE_BYTES)
         self._again: dict[bytes, _Again] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -197,8 +198,9 @@ class Gate:
     ) -> None:
         question = query.question
         started_ns = boot_ns()
+        upstream = self._upstream
         try:
-            got = await self._upstream.ask(question.name, question.kind)
+            got = await upstream.ask(question.name, question.kind)
         except Flood:
             self._fail(
                 query, replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD), reply, limit, started_ns
@@ -206,7 +208,8 @@ class Gate:
             return
         now_ns = boot_ns()
         asked = replace(asked, took_ns=now_ns - started_ns)
-        self._cache.put(question.name, question.kind, got, now_ns)
+        if upstream is self._upstream:  # else the policy has changed, and with it who is asked
+            self._cache.put(question.name, question.kind, got, now_ns)
         records = got.records if got else ()
         self._forwarded(message, query, decision, asked, got, records, reply, limit, now_ns)
 
