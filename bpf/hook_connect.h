@@ -47,20 +47,20 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
   __u8 state;
 
   if (!ctx->sk)
-    return 1;
+    return PASSES;
   stamp = stamps.sk_storage_get(ctx->sk, 0, 0);
   if (!may_use(ctx, stamp, &workload)) {
     find_standing(workload, telling.started_ns, &standing);
     nobody.cookie = bpf_get_socket_cookie(ctx);
     tell_process(&nobody);
     deny(&judgement, FOREIGN_SOCKET);
-    return settle(&nobody, &standing, &judgement, flow, &telling);
+    return settle(&nobody, &standing, &judgement, flow, &telling) ? PASSES : REFUSED;
   }
   if (!stamp || workload == 0)
-    return 1;
+    return PASSES;
   bound = workloads.lookup(&workload);
   if (hook == HOOK_SEND && bound && is_settled(stamp, bound->generation, flow))
-    return 1;
+    return PASSES;
   flow->source_port = bpf_htons(ctx->sk->src_port);
   if (is_v4(flow->address))
     set_v4(flow->source, ctx->sk->src_ip4);
@@ -82,7 +82,7 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
     forget_destination(stamp);
     stamp->is_lenient = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
     set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
-    return 1; /* told once the name is known */
+    return PASSES; /* told once the name is known */
   }
   if (judgement.outcome == ALLOW && judgement.reason == OWN_LOOPBACK) {
     count_verdict(workload, FORWARDED, OWN_LOOPBACK);
@@ -90,28 +90,28 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
       forget_destination(stamp);
       set_destination(stamp, &standing, &judgement, flow, STATE_LOOP);
     }
-    return 1;
+    return PASSES;
   }
   if (judgement.outcome == DENY && standing.mode == MODE_OPEN && flow->protocol == IPPROTO_TCP) {
     forget_destination(stamp); /* told at the first bytes, with the name if they are a hello */
     stamp->is_lenient = 1;
     judgement.until_ns = NEVER;
     set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
-    return 1;
+    return PASSES;
   }
   if (!settle(stamp, &standing, &judgement, flow, &telling)) {
     if (flow->protocol == IPPROTO_TCP)
       forget_destination(stamp); /* UDP stays connected to where it was */
     if (judgement.reason == LOOPBACK_NOBODY)
       bpf_set_retval(-ERRNO_CONNECTION_REFUSED); /* what the program would see without us */
-    return 0;
+    return REFUSED;
   }
   if (judgement.outcome == DENY)
     judgement.until_ns = NEVER; /* monitor, open: passes as long as this mode holds */
   if (flow->protocol == IPPROTO_TCP)
     forget_destination(stamp);
   set_destination(stamp, &standing, &judgement, flow, STATE_OPEN);
-  return 1;
+  return PASSES;
 }
 
 static __always_inline int on_way_out_v4(struct bpf_sock_addr *ctx, __u8 hook) {

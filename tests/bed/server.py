@@ -56,10 +56,12 @@ class Ledger:
 class Connection:
     """One accepted TCP connection: counts, records, and lets its conversation answer."""
 
-    def __init__(self, server: Server, ledger: Ledger, sock: socket.socket, service: Tls | Tcp | Dns) -> None:
+    def __init__(
+        self, server: Server, ledger: Ledger, sock: socket.socket, peer: tuple[str, int], service: Tls | Tcp | Dns
+    ) -> None:
         self._server, self._ledger, self._socket = server, ledger, sock
         self.conversation: Conversation
-        self.peer: tuple[str, int] = sock.getpeername()[:2]
+        self.peer: tuple[str, int] = peer[:2]  # of accept(): a socket that was reset has none any more
         is_sink = isinstance(service, Tcp) and service.behaviour == "sink"
         self._limit = SINK_RECORD_LIMIT if is_sink else RECORD_LIMIT
         self._record = bytearray()
@@ -233,10 +235,10 @@ class Server:
         _: int,
     ) -> None:
         with contextlib.suppress(OSError):  # none left, or reset before we came to it
-            sock, _peer = listener.accept()
+            sock, peer = listener.accept()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # tickets, then the answer: 40 ms of Nagle
-            connection = Connection(self, ledger, sock, service)
+            connection = Connection(self, ledger, sock, peer, service)
             connection.conversation = converse(connection)
             self.selector.register(sock, selectors.EVENT_READ, connection.ready)
 

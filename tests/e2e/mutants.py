@@ -69,8 +69,8 @@ MUTATIONS = {
                 "    state = stamp->state ? STATE_VERIFIED : STATE_HELLO;\n    stamp->is_lenient = standing.mode",
             ),
             (
-                "set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);\n    return 1; /* told once",
-                "set_destination(stamp, &standing, &judgement, flow, state);\n    return 1; /* told once",
+                "set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);\n    return PASSES; /* told once",
+                "set_destination(stamp, &standing, &judgement, flow, state);\n    return PASSES; /* told once",
             ),
         ),
     ),

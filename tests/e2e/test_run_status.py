@@ -162,8 +162,9 @@ def test_no_command_gives_125(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("rules", "line", "sentence"),
     [
-        ("  - {name: a, hosts: [shop.test]}\n", 8, "`hosts` without `cidrs` need exeat's own resolver, the gate"),
-        ("  - {name: a, hosts: [shop.test], protocol: tcp, ports: [1]}\n", 8, "need exeat's own resolver, the gate"),
+        ("  - {name: a, hosts: [shop.test], protocol: icmp}\n", 8, "icmp carries no names"),
+        ("  - {name: a, hosts: [shop.test], protocol: tcp}\n", 8, "has no `ports`"),
+        ("  - {name: a, hosts: [shop.test], protocol: tcp, ports: [853]}\n", 8, "853"),
         ("  - name: a\n    cidrs: [10.0.0.1/8]\n    ports: [1]\n    protocol: tcp\n", 9, "10.0.0.0/8"),
         ("  - name: a\n    host: [shop.test]\n", 9, "host"),
     ],

@@ -14,9 +14,9 @@ from exeat.dns.wire import write_query
 from exeat.errors import ExeatError
 from exeat.model.policy import Server, Upstreams
 
-# Each takes a socket and, where servers keep silent, up to OPEN_MAX of them. Where the process has no more, a question
-# stays unanswered; nothing worse happens.
-IN_FLIGHT_MAX = 512
+# Each takes a socket and, where servers keep silent, up to OPEN_MAX of them: together fewer than 1,024, the usual limit
+# of a process, of which listeners and clients need some.
+IN_FLIGHT_MAX = 200
 
 
 class Flood(ExeatError):
