@@ -93,7 +93,8 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
     return PASSES;
   }
   if (judgement.outcome == DENY && standing.mode == MODE_OPEN && flow->protocol == IPPROTO_TCP) {
-    forget_destination(stamp); /* told at the first bytes, with the name if they are a hello */
+    settle(stamp, &standing, &judgement, flow, &telling); /* told again at the first bytes, with their name */
+    forget_destination(stamp);
     stamp->is_lenient = 1;
     judgement.until_ns = NEVER;
     set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);

@@ -165,7 +165,7 @@ class Gatehouse:
     def _grant(
         self, name: str, addresses: Sequence[bytes], ports_id: int, until_ns: int, now_ns: int
     ) -> Sequence[bytes]:
-        """Opens addresses in the kernel; returns those that it could not open."""
+        """Opens addresses in the kernel, if the name has ports; returns those that it could not open."""
         if ports_id:
             change = self._book.grant(name, addresses, ports_id, until_ns, now_ns, self._tables.used)
             if change:

@@ -92,6 +92,7 @@ def test_open_lets_pass_and_writes_down_the_name(guard: Guard, bed: Bed, good: H
         assert curl(bed, good, cgroup=w.cgroup).stdout == "I am good.test\n"
         told = by_name(w.told())
         assert told == {
+            "": (Verdict.FORWARDED, Reason.OPEN_MODE, 443),  # of evil.test's connect, when nobody had named it yet
             "evil.test": (Verdict.FORWARDED, Reason.OPEN_MODE, 443),
             "good.test": (Verdict.FORWARDED, Reason.NAME_ALLOWED, 443),
         }

@@ -257,6 +257,16 @@ def test_resolving_a_name_does_not_open_quic_to_it() -> None:
         assert Run().saw(record("connect", port=port, protocol=UDP), "a.test").rules == []
 
 
+def test_a_connection_without_a_byte_is_believed_and_one_that_spoke_is_not_twice_a_rule() -> None:
+    """Open mode tells a connect() at once, and its first bytes later: a refused connection has none."""
+    begun = record("connect", port=22)
+    assert Run().saw(begun, "a.test").rules == ["tcp 22 a.test"]
+    assert Run().saw(begun).rules == ["tcp 22 203.0.113.1/32"]
+    assert Run().saw(record("connect"), "a.test").saw(record(name="a.test"), "a.test").rules == ["tls 443 a.test"]
+    assert Run().saw(begun, "a.test").saw(record(port=22), "a.test").rules == ["tcp 22 a.test"]
+    assert "1 connection\n" in Run().saw(begun, "a.test").saw(record(port=22), "a.test").text
+
+
 def test_a_connected_udp_socket_is_believed_where_nothing_else_explains_it() -> None:
     """Its datagrams are not told one by one: without a rule a time client would be denied."""
     assert Run().saw(record("connect", port=123, protocol=UDP), "a.test").rules == ["udp 123 a.test"]
@@ -436,6 +446,7 @@ def test_the_same_run_under_the_policy_is_denied_nothing_that_it_could_be_allowe
     policy = run.policy
     resolvable = Resolvable(compile_policy(policy))
     held = {name: ends for name, ends in granted.items() if resolvable.find(name)}
+    spoke = {(one.address, one.port) for one, _ in seen if one.hook == "hello"}
     for one, names in seen:
         if one.verdict is not Verdict.FORWARDED or one.reason is Reason.OWN_LOOPBACK:
             continue
@@ -444,6 +455,8 @@ def test_the_same_run_under_the_policy_is_denied_nothing_that_it_could_be_allowe
                 assert resolvable.find(one.name), one
             continue
         if one.hook not in ("hello", "connect", "send") or one.protocol not in (TCP, UDP):
+            continue
+        if one.hook == "connect" and one.protocol == TCP and (one.address, one.port) in spoke:
             continue
         if not one.address or one.port in (0, *DNS_PORTS) or (one.hook == "connect" and one.protocol == UDP and names):
             continue

@@ -62,6 +62,8 @@ class Learned:
         self._reached = Reached(self._room)
         self._probe_room = Room()  # most of them are in no rule in the end
         self._probes: Counter[_Probe] = Counter()
+        self._begun: Counter[_Probe] = Counter()  # TCP connections, of which many say more at their first bytes
+        self._spoke: set[tuple[Address, int]] = set()
         self._asked: defaultdict[str, Counter[int]] = defaultdict(Counter)  # by type of question
         self._notes = _Notes()
 
@@ -86,6 +88,7 @@ class Learned:
         """The proposal as YAML. `command` is quoted for a shell, and made harmless here; `now` is aware."""
         notes = _Notes(self._notes.counted)
         reached = self._reached.copy()
+        self._judge_begun(reached)
         self._judge_probes(reached, notes)
         rules = [*reached.rules()]
         if asked := self._only_resolved(reached.hosts(), notes):
@@ -101,6 +104,8 @@ class Learned:
     def _see_flow(self, record: Record, names: tuple[str, ...]) -> None:
         protocol = _PROTOCOLS.get(record.protocol)
         address = record.address
+        if address is not None and record.hook == "hello" and self._probe_room.admits((address, record.port)):
+            self._spoke.add((address, record.port))
         if protocol is None or address is None:
             self._note(record, "no rule can allow it")
         elif protocol is Protocol.ICMP:
@@ -117,6 +122,10 @@ class Learned:
                 "packets without a connect, as of connections that came in: if they are meant, write a rule for the "
                 "other side's network and ports",
             )
+        elif protocol is Protocol.TCP and record.hook == "connect" and record.reason is Reason.OPEN_MODE:
+            begun = _Probe(tuple(host for host in sorted(set(names)) if _host(host) == host), address, record.port)
+            if record.port and self._probe_room.admits((Protocol.TCP, begun)):
+                self._begun[begun] += record.count
         elif protocol is Protocol.TCP and record.name:
             self._see_hello(record, record.name, address, names)
         else:
@@ -141,6 +150,12 @@ class Learned:
             self._note(record, "nobody listens on port 0")
         else:
             self._reached.add(protocol, hosts, address, record.port, record.count)
+
+    def _judge_begun(self, reached: Reached) -> None:
+        """Connections over which nothing was sent: refused ones, and those on which the server was to speak first."""
+        for begun, count in self._begun.items():
+            if (begun.address, begun.port) not in self._spoke:
+                reached.add(Protocol.TCP, begun.hosts, begun.address, begun.port, count)
 
     def _judge_probes(self, reached: Reached, notes: _Notes) -> None:
         """Where a host's same port was reached over TCP, connect() on UDP was getaddrinfo's; else it is believed."""

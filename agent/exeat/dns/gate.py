@@ -58,7 +58,7 @@ def boot_ns() -> int:
 
 
 class Gate:
-    """For one workload. `grant` returns the addresses that could not be granted; `tell` gets every verdict."""
+    """For one workload. `grant` hears of every address that is told, and returns those that it could not open."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class Gate:
     ) -> tuple[Answer, Asked]:
         lasts_ns = min(max(answer.ttl_s * 10**9, self._min_grant_ns), GRANT_MAX_NS)
         until_ns = -(-(now_ns + lasts_ns) // _GRANT_STEP_NS) * _GRANT_STEP_NS
-        if answer.addresses and decision.ports_id:
+        if answer.addresses:
             refused = self._grant(name, answer.addresses, decision.ports_id, until_ns, now_ns)
             if refused:
                 answer = answer.without(refused)
