@@ -32,6 +32,7 @@ from exeat.model.verdicts import Reason, Verdict
 _T = TypeVar("_T")
 _COLLECT_NS = 10 * 10**9  # how often grants that ended are looked at: a walk over the workload's sockets
 _ANSWERED_MAX = 65536  # addresses whose names are remembered for learning
+_NAMES_MAX = 64  # of one address
 _NOBODY = Process(0, "", 0)
 
 
@@ -68,6 +69,7 @@ class Gatehouse:
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
         self._failures: list[BaseException] = []
+        self._has_served = False
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
         for name in ("stamps", "names"):
             instance.map(name)  # opened now: at the end the pins go first
@@ -88,8 +90,10 @@ class Gatehouse:
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread.ident:
             self._thread.join()
-        if self._listeners:
+        elif self._listeners:
             self._listeners.close()
+        if self._thread.ident and not self._has_served and not self._failures:
+            raise KernelError("the gate ended before its time: its error stands above")
         if self._failures:
             raise KernelError(f"the gate failed: {self._failures[0]!r}") from self._failures[0]
 
@@ -139,10 +143,13 @@ class Gatehouse:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
+            self._has_served = True
         except (KernelError, OSError) as error:
             self._failures.append(error)
         finally:
             self._ready.set()
+            if self._listeners:
+                self._listeners.close()  # whatever happened: who asks is told at once that nobody listens
 
     async def _serve(self) -> None:
         assert self._listeners
@@ -174,10 +181,15 @@ class Gatehouse:
         else:
             change = Change()
         if self._ward.table_set.mode is Mode.OPEN:
-            for address in addresses:
-                if address in self._answered or len(self._answered) < _ANSWERED_MAX:
-                    self._answered.setdefault(address, set()).add(name)
+            self._remember(name, addresses)
         return change.refused
+
+    def _remember(self, name: str, addresses: Sequence[bytes]) -> None:
+        for address in addresses:
+            if address in self._answered or len(self._answered) < _ANSWERED_MAX:
+                names = self._answered.setdefault(address, set())
+                if len(names) < _NAMES_MAX:
+                    names.add(name)
 
     def _collect(self, now_ns: int) -> None:
         """Takes back what ended and no open connection uses."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from exeat.core.compile import compile_policy
 from exeat.core.compile_rules import until_ns
@@ -59,6 +59,8 @@ def run(wanted: Run) -> int:
     verdicts = _open_verdicts(wanted.verdicts_file)
     report = Report(verdicts, None if wanted.is_quiet else sys.stderr)
     learned = Learned() if wanted.learn_file else None
+    if wanted.learn_file:
+        _write(wanted.learn_file, "", mode="a")  # what cannot be written is said before the command runs, not after
 
     def take(record: Record) -> None:
         report.take(record)
@@ -124,8 +126,12 @@ def _was_denied(traffic: WorkloadTraffic, gatehouse: Gatehouse) -> bool:
 
 
 def _write_learned(path: Path, learned: Learned, argv: Sequence[str]) -> None:
-    text = learned.policy_text("learned", shlex.join(argv), datetime.now(UTC))
+    _write(path, learned.policy_text("learned", shlex.join(argv), datetime.now(UTC)))
+
+
+def _write(path: Path, text: str, *, mode: Literal["a", "w"] = "w") -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as learned:
+            learned.write(text)
     except OSError as error:
         raise LaunchError(f"cannot write the learned policy to {path}: {error.strerror}") from error
