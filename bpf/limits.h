@@ -26,9 +26,9 @@
 #define NETWORKS_MAX 4194304
 #define PORTS_MAX 4194304
 #define HOSTS_MAX 4194304
-#define GRANTS_MAX 1048576
-#define GATES_MAX 65536
-#define ASKERS_MAX 16384 /* questions that are being answered: the oldest lose their process's name */
+#define GRANTS_MAX 262144 /* of each map; one workload may be given 65,536, and as many names */
+#define GATES_MAX 16384
+#define ASKERS_MAX 4096 /* questions that are being answered: the oldest lose their process's name */
 #define SOCKETS_MAX 262144
 #define EVENT_PAGES 2048 /* 8 MiB: 20,000 verdicts, a third of a second at 60,000/s */
 

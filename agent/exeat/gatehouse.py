@@ -175,9 +175,11 @@ class Gatehouse:
         """Opens addresses in the kernel, if the name has ports; returns those that it could not open."""
         if ports_id:
             change = self._book.grant(name, addresses, ports_id, until_ns, now_ns, self._tables.used)
-            if change:
+            try:
                 self._tables.apply(change)
-                self._tell_evicted(change)
+            except KernelError:  # the tables are full: an answer would lead where the kernel lets nobody
+                return addresses
+            self._tell_evicted(change)
         else:
             change = Change()
         if self._ward.table_set.mode is Mode.OPEN:
