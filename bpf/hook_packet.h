@@ -7,7 +7,7 @@
 #include "loopback.h"
 #include "segment.h"
 
-enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10 };
+enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10, HEADERS_MAX = 100 /* of IPv6 and TCP, with all options */ };
 enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2 }; /* bits of stamp->told */
 
 static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
@@ -110,6 +110,8 @@ int on_packet_out(struct __sk_buff *skb) {
   stamp = stamps.sk_storage_get(sk, 0, 0);
   if (!stamp || stamp->epoch != epoch) {
     workload = workload_of_socket(skb);
+    if (!stamp && workload == 0 && sk->protocol == IPPROTO_TCP && skb->len <= HEADERS_MAX)
+      return PACKET_PASS; /* unmanaged, and may never send data: a stamp costs more than to ask again */
     stamp = stamps.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!stamp) {
       if (workload == 0)

@@ -31,16 +31,15 @@ int on_socket(struct bpf_sock *ctx) {
   struct stamp *stamp;
   __u64 workload = workload_of_task();
 
+  if (workload == 0)
+    return 1; /* unmanaged: most never send much, and on_packet_out stamps those that do */
   stamp = stamps.sk_storage_get(ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!stamp) {
-    if (workload)
-      count_verdict(workload, ERROR, STAMP_MISSING);
-    return workload == 0;
+    count_verdict(workload, ERROR, STAMP_MISSING);
+    return 0;
   }
   begin_stamp(stamp, workload, epoch_now());
   stamp->user_cgroup = bpf_get_current_cgroup_id();
-  if (workload == 0)
-    return 1;
   stamp->cookie = bpf_get_socket_cookie(ctx);
   tell_process(stamp);
   find_standing(workload, telling.started_ns, &standing);

@@ -6,8 +6,10 @@ The book belongs to the gate's thread. Everything else asks it by way of `_in_th
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from exeat.core.grants import Change, Grants
@@ -110,20 +112,17 @@ class Gatehouse:
         """Moves what was granted to a new policy's tables, then answers by it. The workload is switched after that."""
 
         def move() -> None:
-            resolvable = Desk(ward.table_set, ward.dns, self._names_at)
-            found = resolvable.resolvable.find
-
-            def ports_id_of(name: str) -> int | None:
-                now = found(name)
-                return now.slot.ports_id if now and not now.is_doh else None
-
+            now_ns = boot_ns()
+            desk = Desk(ward.table_set, ward.dns, self._names_at)
+            desk.inherit(self._desk, now_ns)
             tables = GrantTables(self._instance, ward.policy_id)
-            book, change = self._book.rebased(ports_id_of, ward.dns.max_grants, boot_ns())
+            ports_id_of = partial(desk.ports_id_of, boot_ns=now_ns)
+            book, change = self._book.rebased(ports_id_of, ward.dns.max_grants, now_ns)
             tables.apply(change)
             is_same = ward.dns.upstreams == self._ward.dns.upstreams
-            self._ward, self._book, self._tables = ward, book, tables
+            self._ward, self._desk, self._book, self._tables = ward, desk, book, tables
             if self._gate:
-                self._gate.switch(resolvable, None if is_same else self._upstream(ward), ward.dns.min_grant_s)
+                self._gate.switch(desk, None if is_same else self._upstream(ward), ward.dns.min_grant_s)
             self._tell_evicted(change)
 
         self._in_thread(move)
@@ -206,7 +205,10 @@ class Gatehouse:
                 used = self._addresses_in_use()
             return address in used
 
-        change = self._book.expire(now_ns, is_in_use)
+        try:
+            change = self._book.expire(now_ns, is_in_use)
+        except (KernelError, OSError):  # as when descriptors are short: what ended is closed, and is looked at again
+            return
         if change:
             self._tables.apply(change)
 
@@ -220,8 +222,13 @@ class Gatehouse:
         return {end[1] for end in ends if end}
 
     def _tell_evicted(self, change: Change) -> None:
-        for name, address in change.evicted:
-            asked = Asked(Verdict.DROPPED, Reason.GRANT_EVICTED, None, name, 0, 0, 0, 0, address=address)
+        """Once for each name, with one of its addresses: a single answer may drive out as many as it brings."""
+        first = dict(reversed(change.evicted))
+        if self._gate and first:
+            self._gate.forget(first)
+        counts = Counter(name for name, _ in change.evicted)
+        for name, count in counts.items():
+            asked = Asked(Verdict.DROPPED, Reason.GRANT_EVICTED, None, name, 0, 0, 0, 0, first[name], count=count)
             self._take(self._record(asked, _NOBODY, None))
 
     def _tell(self, asked: Asked) -> None:

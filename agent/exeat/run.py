@@ -15,6 +15,7 @@ from exeat.dns.resolv_conf import host_servers
 from exeat.errors import LaunchError
 from exeat.gatehouse import Gatehouse, Ward
 from exeat.kernel.instance import Instance, remove_instance
+from exeat.kernel.programs import ENFORCING
 from exeat.kernel.sweep import cut_all
 from exeat.kernel.tables import Tables, WorkloadTraffic
 from exeat.kernel.telling import Naming
@@ -70,7 +71,7 @@ def run(wanted: Run) -> int:
     try:
         with Launch.prepare(wanted.argv, wanted.identity, forget) as launch:
             instance = Instance(launch.leaf.name)
-            instance.load()
+            instance.load(ENFORCING)
             tables = Tables(instance)
             policy_id = tables.add(table_set)
             tables.switch(launch.cgroup_id, policy_id)

@@ -1,15 +1,12 @@
-"""What user space reaches: verdicts a second, policies into the kernel, the start and the size of `exeat run`."""
+"""What user space reaches: verdicts a second, policies into the kernel, the start of `exeat run`."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from bench.place import TEN, Place
@@ -71,7 +68,8 @@ def _lossless(place: Place, rate: int, milliseconds: int, is_told: bool) -> floa
     return done / ns * 1e9 if is_complete else 0.0
 
 
-def _policy_text(count: int) -> str:
+def policy_text(count: int) -> str:
+    """A policy of so many host names."""
     lines = ["apiVersion: exeat.dev/v1", "kind: EgressPolicy", "metadata: {name: bench}", "spec:"]
     lines += ["  owner: bench@example.com", "  reason: benchmark", "  egress:", "  - name: many"]
     lines += ['    cidrs: ["203.0.113.0/24"]', "    hosts:"]
@@ -111,7 +109,7 @@ class _Way:
 
 def policies(place: Place, rounds: int) -> Iterator[Row]:
     """A policy of 10,000 hosts on its way from text to enforcement, and the same with one host more."""
-    text, longer = _policy_text(HOSTS), _policy_text(HOSTS + 1)
+    text, longer = policy_text(HOSTS), policy_text(HOSTS + 1)
     ways = [(_Way(place, text), _Way(place, longer)) for _ in range(max(2, rounds))]
     for name, what in STEPS.items():
         yield row(what, [way.ms[name] for way, _ in ways], "ms")
@@ -121,35 +119,12 @@ def policies(place: Place, rounds: int) -> Iterator[Row]:
 
 
 def startup(place: Place, rounds: int) -> Iterator[Row]:
-    """`exeat run`: how long before and after the command, and how large beside it."""
+    """`exeat run`: how long before and after the command."""
     plain = [_timed(lambda: subprocess.run(["true"], check=True)) for _ in range(rounds)]
     with_exeat = [_timed(lambda: _exeat("run", "--quiet", "--", "true")) for _ in range(rounds)]
     yield row("true", plain, "ms")
     yield row("exeat run -- true", with_exeat, "ms")
-    with tempfile.TemporaryDirectory(prefix="exeat-bench-") as directory:
-        policy = Path(directory) / "policy.yaml"
-        policy.write_text(_policy_text(HOSTS))
-        sizes = [_resident([]) for _ in range(max(1, min(3, rounds // 2)))]
-        yield row("supervisor of exeat run, resident", sizes, "MB", Bar(60))
-        large = [_resident(["--policy", str(policy)])]
-        yield row("supervisor of exeat run, resident, policy of 10,000 hosts", large, "MB", Bar(60))
 
 
 def _exeat(*words: str) -> None:
     subprocess.run([*EXEAT, *words], check=True, stdin=subprocess.DEVNULL)
-
-
-def _resident(options: list[str]) -> float:
-    """Megabytes of the supervisor while its command runs."""
-    argv = [*EXEAT, "run", "--quiet", *options, "--", "sh", "-c", "echo started; read line"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        if process.stdout.readline() != "started\n":
-            raise RuntimeError("exeat run did not start its command")
-        time.sleep(0.2)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        process.stdin.write("\n")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) / 1024

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bed import missing_capability
-from bench import agent_side, cost, traffic
+from bench import agent_side, cost, names, size, traffic
 from bench.place import Place, place
 from bench.rows import Row, table
 
@@ -24,9 +24,11 @@ MEASUREMENTS: dict[str, tuple[Measurement, int, int]] = {
     "tls": (traffic.handshakes, 100, 12),
     "udp": (traffic.datagrams, 200, 25),
     "bulk": (traffic.bulk, 60, 5),
+    "names": (names.resolving, 100, 10),
     "verdicts": (agent_side.verdicts, 10, 2),
     "policies": (agent_side.policies, 10, 2),
     "startup": (agent_side.startup, 10, 1),
+    "size": (size.sizes, 3, 1),
 }
 ON_REQUEST: dict[str, tuple[Measurement, int, int]] = {"cost": (cost.costs, 10, 2)}
 
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=known, metavar="NAME", help=f"one of: {', '.join(known)}")
     parser.add_argument("--rounds", type=int, metavar="N", help="instead of each measurement's own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
-    parser.add_argument("--short", action="store_true", help="few rounds: less than 25 seconds, wide quartiles")
+    parser.add_argument("--short", action="store_true", help="few rounds: about 40 seconds, wide quartiles")
     options = parser.parse_args(argv)
     if os.geteuid() != 0:
         print("bench: needs root, to load programs into the kernel", file=sys.stderr)

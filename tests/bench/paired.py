@@ -13,17 +13,18 @@ Slice = Callable[[str], Sequence[float]]  # does one slice of work in a setting;
 
 @dataclass(frozen=True)
 class Paired:
-    """By setting, for each round: the slice's cost relative to that of the same round without exeat."""
+    """By setting, for each round: the slice's cost relative to that of the same round in the base's setting."""
 
     ratios: dict[str, list[float]]
     extra: dict[str, list[float]]  # difference of the slices' medians
-    plain: list[float]  # without exeat: each slice's median
+    plain: list[float]  # the base's own: each slice's median
 
 
-def paired(settings: Iterable[str], rounds: int, work: Slice, between: Callable[[], None]) -> Paired:
+def paired(settings: Iterable[str], rounds: int, work: Slice, between: Callable[[], None], base: str = OFF) -> Paired:
     """Measures; a first round, in which caches fill and connections open, does not count."""
     order = list(settings)
-    found = Paired({setting: [] for setting in order if setting != OFF}, {s: [] for s in order if s != OFF}, [])
+    others = [setting for setting in order if setting != base]
+    found = Paired({setting: [] for setting in others}, {setting: [] for setting in others}, [])
     for number in range(rounds + 1):
         turn = number % len(order)
         cost = {}
@@ -32,8 +33,8 @@ def paired(settings: Iterable[str], rounds: int, work: Slice, between: Callable[
             cost[setting] = statistics.median(work(setting))
         if number == 0:
             continue
-        found.plain.append(cost[OFF])
+        found.plain.append(cost[base])
         for setting in found.ratios:
-            found.ratios[setting].append(cost[setting] / cost[OFF])
-            found.extra[setting].append(cost[setting] - cost[OFF])
+            found.ratios[setting].append(cost[setting] / cost[base])
+            found.extra[setting].append(cost[setting] - cost[base])
     return found

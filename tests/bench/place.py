@@ -15,14 +15,22 @@ from pathlib import Path
 
 from bed import Bed, start_in
 from e2e.guard import Guard, Workload, remove_cgroup, rule
+from exeat.core.compile import compile_policy
+from exeat.core.grants import Grants
 from exeat.core.names import parse_host_pattern
+from exeat.core.resolvable import Resolvable
+from exeat.dns.gate import GRANT_MAX_NS, boot_ns
 from exeat.kernel.filesystems import mount_point
-from exeat.model.policy import PortRange, Protocol, Rule
+from exeat.kernel.grants import GrantTables
+from exeat.model.networks import mapped
+from exeat.model.policy import Policy, PortRange, Protocol, Rule
 
-OFF, UNMANAGED, TEN, TEN_THOUSAND = "off", "unmanaged", "10 rules", "10,000 rules"
-SETTINGS = (OFF, UNMANAGED, TEN, TEN_THOUSAND)
+OFF, UNMANAGED, TEN, TEN_THOUSAND, GRANTS = "off", "unmanaged", "10 rules", "10,000 rules", "10,000 grants"
+SETTINGS = (OFF, UNMANAGED, TEN, TEN_THOUSAND, GRANTS)
+JUDGED_BY_NAME = (TEN, TEN_THOUSAND, GRANTS)
 HERE = Path(__file__).parent
 NAME = "bench.test"
+CLIENT_CPU = str((os.cpu_count() or 1) - 1)
 CLIENT = {
     "net.ipv4.ip_local_port_range": "1024 65535",
     "net.ipv4.tcp_max_tw_buckets": 0,  # or the ports run out, and finding a free one grows slower from round to round
@@ -55,6 +63,17 @@ def ten_thousand_rules(count: int = 10_000) -> tuple[Rule, ...]:
     )
 
 
+def granted_rules(count: int = 10_000) -> tuple[Rule, ...]:
+    """The same by names only: what they resolve to is granted."""
+    names = (NAME, *(f"h{number}.example{number % 100}.com" for number in range(1, count)))
+    hosts = tuple(parse_host_pattern(name) for name in names)
+    return (
+        Rule("tls", hosts=hosts, ports=(PortRange(443, 443), PortRange(8443, 8443))),
+        Rule("tcp", Protocol.TCP, hosts, ports=(PortRange(5001, 5002),)),
+        Rule("udp", Protocol.UDP, hosts, ports=(PortRange(5003, 5003),)),
+    )
+
+
 def client_hello(name: str = NAME) -> bytes:
     """What this machine's OpenSSL sends first."""
     context = ssl.create_default_context()
@@ -79,17 +98,22 @@ class Client:
 
     def order(self, order: str) -> tuple[int, int]:
         """Obeys; how many, and nanoseconds."""
+        count, ns = self.each(order)[:2]
+        return count, ns
+
+    def each(self, order: str) -> list[int]:
+        """Obeys; how many, nanoseconds, and where the program tells them those of each."""
         assert self._process.stdin
         self._process.stdin.write(order + "\n")
         self._process.stdin.flush()
         return self._answer(order)
 
-    def _answer(self, order: str) -> tuple[int, int]:
+    def _answer(self, order: str) -> list[int]:
         assert self._process.stdout
         answer = self._process.stdout.readline().split()
-        if len(answer) != 2:
+        if len(answer) < 2:
             raise RuntimeError(f"the client gave up on {order!r} (its last words are on stderr)")
-        return int(answer[0]), int(answer[1])
+        return [int(word) for word in answer]
 
 
 class Place:
@@ -98,11 +122,23 @@ class Place:
     def __init__(self, bed: Bed, guard: Guard, off: Path, directory: Path) -> None:
         self.bed, self.guard = bed, guard
         self.ten, self.many = Workload(guard, guard.leaf()), Workload(guard, guard.leaf())
-        self.cgroups = {OFF: off, UNMANAGED: guard.leaf(), TEN: self.ten.cgroup, TEN_THOUSAND: self.many.cgroup}
+        granted = Workload(guard, guard.leaf())
+        self.cgroups = {
+            OFF: off,
+            UNMANAGED: guard.leaf(),
+            TEN: self.ten.cgroup,
+            TEN_THOUSAND: self.many.cgroup,
+            GRANTS: granted.cgroup,
+        }
         self.ten.switch(*ten_rules())
         self.many.switch(*ten_thousand_rules())
+        self._granting = _Granting(guard, granted.switch(*granted_rules()))
         self.address = bed.network.next_addresses()[0]
-        self._program, self.is_native = _program(directory)
+        self.grant(self.address)
+        self.directory = directory
+        native = compiled("load.c", directory)
+        self.is_native = native is not None
+        self._program = [native] if native else [sys.executable, str(HERE / "load.py")]
         self._server = start_in(
             bed, [*self._program, "serve", self.address, "0"], at=bed.network.hosts,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -112,6 +148,10 @@ class Place:
             raise RuntimeError("the benchmarks' server did not start (its last words are on stderr)")
         self._clients: dict[str, Client] = {}
 
+    def grant(self, address: str) -> None:
+        """As if a gate had answered NAME with it."""
+        self._granting.grant(NAME, address)
+
     def forget_events(self) -> None:
         """Empties the ring: into a full one no event is written, and that would cost less than it should."""
         for _ in self.guard.ring.drain():
@@ -120,19 +160,40 @@ class Place:
     def client(self, setting: str) -> Client:
         """The client of a setting, started once."""
         if setting not in self._clients:
-            cpu = str((os.cpu_count() or 1) - 1)
-            argv = [*self._program, "client", self.address, cpu]
+            argv = [*self._program, "client", self.address, CLIENT_CPU]
             self._clients[setting] = Client(self.bed, argv, self.cgroups[setting])
         return self._clients[setting]
 
 
-def _program(directory: Path) -> tuple[list[str], bool]:
+class _Granting:
+    """What a gate would have granted: an address for each of 10,000 names, for longer than any measurement."""
+
+    def __init__(self, guard: Guard, policy_id: int) -> None:
+        policy = Policy("test", granted_rules())
+        self._resolvable = Resolvable(compile_policy(policy))
+        self._tables = GrantTables(guard.instance, policy_id)
+        self._book = Grants(20_000)
+        first = int(IPv4Address("20.0.0.0"))
+        for number, host in enumerate(policy.rules[0].hosts):
+            self.grant(str(host), str(IPv4Address(first + 2 * number)))
+
+    def grant(self, name: str, address: str) -> None:
+        """Opens an address for a name."""
+        found = self._resolvable.find(name)
+        assert found
+        key, now_ns = mapped(IPv4Address(address)), boot_ns()
+        until_ns = now_ns + GRANT_MAX_NS
+        self._tables.apply(self._book.grant(name, [key], found.slot.ports_id, until_ns, now_ns, self._tables.used))
+
+
+def compiled(source: str, directory: Path) -> str | None:
+    """One of our C files as a program; None where there is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        return [sys.executable, str(HERE / "load.py")], False
-    target = directory / "load"
-    subprocess.run([compiler, "-O2", "-pthread", "-o", str(target), str(HERE / "load.c")], check=True)
-    return [str(target)], True
+        return None
+    target = directory / Path(source).stem
+    subprocess.run([compiler, "-O2", "-pthread", "-o", str(target), str(HERE / source)], check=True)
+    return str(target)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from bed import Host, start_in
 from bench.paired import paired
-from bench.place import HERE, NAME, OFF, SETTINGS, UNMANAGED, Place
+from bench.place import HERE, JUDGED_BY_NAME, NAME, OFF, SETTINGS, UNMANAGED, Place
 from bench.rows import Bar, Row, row
 from exeat.model.verdicts import Reason, Verdict
 
@@ -92,11 +92,12 @@ class _Handshakes:
 def handshakes(place: Place, rounds: int) -> Iterator[Row]:
     """TLS handshakes by OpenSSL."""
     host = place.bed.add(NAME)
+    place.grant(host.address4)
     clients = {setting: _Handshakes(place, host, setting) for setting in SETTINGS}
     judged = place.guard.tables.counter(Verdict.FORWARDED, Reason.NAME_ALLOWED)
     found = paired(SETTINGS, rounds, lambda setting: clients[setting].times(10), place.forget_events)
     judged = place.guard.tables.counter(Verdict.FORWARDED, Reason.NAME_ALLOWED) - judged
-    if judged != 2 * 10 * (rounds + 1):
+    if judged != len(JUDGED_BY_NAME) * 10 * (rounds + 1):
         raise RuntimeError(f"{judged} handshakes were judged by their names: something else was measured")
     yield row(f"TLS handshake: {OFF}", found.plain, "us")
     for setting, ratios in found.ratios.items():

@@ -12,7 +12,6 @@ another one, as for a container. The clients answer in plain values, because the
 
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from e2e.escapes import family_of, got
 from e2e.guard import Guard, Workload
 from exeat.core.compile import compile_policy
 from exeat.core.grants import SOMEWHERE, Change, Slot
-from exeat.core.resolvable import Resolvable
+from exeat.dns.gate import boot_ns
 from exeat.gatehouse import Gatehouse, Ward
 from exeat.kernel.grants import GateTables, GrantTables
 from exeat.kernel.sweep import cut_revoked
@@ -66,15 +65,36 @@ class Kept:
 
     def ports_id(self, name: str) -> int:
         """What the present policy opens an address for once this name leads there."""
-        found = Resolvable(self.gatehouse._ward.table_set).find(name)
-        return found.slot.ports_id if found else 0
+        return self.gatehouse._desk.ports_id_of(name, boot_ns()) or 0
 
     def write_grant(self, name: str, address: str, lasts_s: float = 600.0) -> None:
         """Grants an address in the kernel's tables, of which the gate knows nothing."""
-        until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
+        until_ns = boot_ns() + int(lasts_s * 1e9)
         place, ports_id = at(address), self.ports_id(name)
         pairs = tuple((name, there, ports_id, until_ns) for there in (place, SOMEWHERE))
         self.grants.apply(Change(grants=pairs, granted=((place, (Slot(ports_id, until_ns),)),)))
+
+    def grant(self, name: str, address: str, lasts_s: float) -> None:
+        """Grants an address as the gate does, only for as short a time as no gate would."""
+        now_ns = boot_ns()
+        until_ns = now_ns + int(lasts_s * 1e9)
+        ports_id, gatehouse = self.ports_id(name), self.gatehouse
+        assert not gatehouse._in_thread(lambda: gatehouse._grant(name, [at(address)], ports_id, until_ns, now_ns))
+
+    def collect(self, in_s: float = 0.0) -> None:
+        """Takes back what is unused and will have ended by then, as the gate does every ten seconds."""
+        gatehouse = self.gatehouse
+
+        def collect() -> None:
+            gatehouse._collected_ns = 0
+            gatehouse._collect(boot_ns() + int(in_s * 1e9))
+
+        gatehouse._in_thread(collect)
+
+    def holds(self, address: str, port: int = 7) -> bool:
+        """Whether the kernel's tables know an address, though its grant may have ended: open connections may go on."""
+        answer = self.workload.guard.tables.ask(self.policy_id, 6, at(address), port, is_established=True)
+        return answer.reason is not Reason.NOT_RESOLVED
 
     def asked(self) -> list[Record]:
         """What the gate told of questions and grants since the last call; a repeated question is told at the end."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from exeat.core.doh_hosts import known_doh_hosts
 from exeat.core.resolvable import Found, Resolvable
 from exeat.core.tunnel import TunnelWatch
 from exeat.dns.names import address_of_reverse, name_at, wire_of
@@ -51,6 +52,7 @@ class Decision:
 class _Target:
     slot: HostSlot
     until_ns: int
+    service: str  # whose answer named it
 
 
 class Desk:
@@ -108,9 +110,23 @@ class Desk:
                 continue
             target = name_at(record.data, _SRV_TARGET_AT)
             self._targets.pop(target, None)
-            self._targets[target] = _Target(HostSlot(NEVER, 0, decision.rule_id, decision.ports_id), until_ns)
+            slot = HostSlot(NEVER, 0, decision.rule_id, decision.ports_id)
+            self._targets[target] = _Target(slot, until_ns, record.name)
         while len(self._targets) > TARGETS_MAX:
             del self._targets[next(iter(self._targets))]
+
+    def inherit(self, before: "Desk", boot_ns: int) -> None:
+        """Takes over the targets that were learnt under the policy before, of services that this one allows too."""
+        for target, known in before._targets.items():
+            found = self._find(known.service, Kind.SRV, boot_ns)
+            if found and not found.is_doh and found.slot.ports_id:
+                slot = HostSlot(NEVER, 0, found.slot.rule, found.slot.ports_id)
+                self._targets[target] = _Target(slot, known.until_ns, known.service)
+
+    def ports_id_of(self, name: str, boot_ns: int) -> int | None:
+        """What an address may be used for once this name leads there; None: the name is denied."""
+        found = self._find(name, Kind.A, boot_ns)
+        return found.slot.ports_id if found and not found.is_doh else None
 
     def _find(self, name: str, kind: int, boot_ns: int) -> Found | None:
         found = self.resolvable.find(name)
@@ -121,8 +137,8 @@ class Desk:
             found = self.resolvable.find(service["name"])
             return replace(found, is_exact=False) if found else None
         target = self._targets.get(name)
-        if target and boot_ns < target.until_ns:
-            return Found(target.slot, is_exact=False, is_doh=False)
+        if target and boot_ns < target.until_ns:  # it was chosen by who answers for the name: no way past a policy
+            return Found(target.slot, is_exact=False, is_doh=known_doh_hosts().covers(name))
         return None
 
     def _reverse(self, name: str, boot_ns: int) -> Decision:

@@ -7,7 +7,7 @@ at most, so that grants and time limits are never more than that behind.
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from exeat.core.stories import STORIES
@@ -19,15 +19,13 @@ from exeat.dns.records import Kind, Query, Rcode, Record, Reply
 from exeat.dns.tcp import TcpClients
 from exeat.dns.tellings import Asked, Tellings
 from exeat.dns.upstream import Flood, Upstream
-from exeat.dns.wire import Malformed, parse_query, refusal, write_answer
+from exeat.dns.wire import MIN_PAYLOAD, Malformed, parse_query, refusal, write_answer
 from exeat.model.verdicts import Reason, Verdict
 
 UDP_MAX = 1232  # what fits everywhere without fragments: DNS flag day 2020
 TCP_MAX = 65535
 GRANT_MAX_NS = 86_400 * 10**9
-_GRANT_STEP_NS = (
-    64 * 10**9
-)  # ends are rounded up to it, so that a name asked all the time is granted anew once a minute
+_GRANT_STEP_NS = 64 * 10**9  # ends are rounded up to it: a name asked all the time is granted anew once a minute
 _AGAIN_NS = 10**9
 _AGAIN_MAX = 4096
 _WAITING_MAX = 2048  # answers that wait for an upstream; the kernel's queue holds what comes beyond
@@ -36,6 +34,7 @@ _BURST = 64  # datagrams before others get their turn
 _TICK_S = 1.0
 _QUERY_MAX = 4096  # a question needs 300 bytes; what is longer is cut here, and refused as malformed
 _PROTOCOL_UDP, _PROTOCOL_TCP = 17, 6
+_SHORT = (Verdict.DROPPED, Verdict.ERROR)  # of what upstream said, something is not told
 
 
 @dataclass(slots=True)
@@ -120,6 +119,10 @@ class Gate:
             self._upstream = upstream
             self._cache.clear()
 
+    def forget(self, names: Collection[str]) -> None:
+        """No answer about these names is given again unasked: what it led to was taken back."""
+        self._fold(boot_ns(), names)
+
     def _read_datagrams(self, listener: socket.socket) -> None:
         receive, send = listener.recvfrom, listener.sendto
         now_ns = boot_ns()
@@ -188,28 +191,30 @@ class Gate:
         if len(self._waiting) >= _WAITING_MAX:
             self._fail(query, replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD), reply, limit, now_ns)
             return None
-        task = asyncio.ensure_future(self._forward(message, query, decision, asked, reply, limit))
+        task = asyncio.ensure_future(self._forward(message, query, decision, asked, reply, limit, self._desk))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return task
 
     async def _forward(
-        self, message: bytes, query: Query, decision: Decision, asked: Asked, reply: Send, limit: int
+        self, message: bytes, query: Query, decision: Decision, asked: Asked, reply: Send, limit: int, desk: Desk
     ) -> None:
         question = query.question
         started_ns = boot_ns()
-        upstream = self._upstream
         try:
-            got = await upstream.ask(question.name, question.kind)
+            got = await self._upstream.ask(question.name, question.kind)
         except Flood:
-            self._fail(
-                query, replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD), reply, limit, started_ns
-            )
+            asked = replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD)
+            self._fail(query, asked, reply, limit, started_ns)
             return
         now_ns = boot_ns()
+        if desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
+            task = self._answer(message, asked.protocol, asked.port, reply, now_ns)
+            if task:
+                await task
+            return
         asked = replace(asked, took_ns=now_ns - started_ns)
-        if upstream is self._upstream:  # else the policy has changed, and with it who is asked
-            self._cache.put(question.name, question.kind, got, now_ns)
+        self._cache.put(question.name, question.kind, got, now_ns)
         records = got.records if got else ()
         self._forwarded(message, query, decision, asked, got, records, reply, limit, now_ns)
 
@@ -227,20 +232,14 @@ class Gate:
     ) -> None:
         """What an upstream said becomes the answer, once what it leads to is granted."""
         if got is None or got.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
-            self._fail(
-                query, replace(asked, verdict=Verdict.ERROR, reason=Reason.UPSTREAM_FAILED), reply, limit, now_ns
-            )
+            asked = replace(asked, verdict=Verdict.ERROR, reason=Reason.UPSTREAM_FAILED)
+            self._fail(query, asked, reply, limit, now_ns)
             return
         question, desk = query.question, self._desk
-        answer = make_answer(
-            replace(got, records=records),
-            question.name,
-            question.kind,
-            desk.resolvable,
-            withholds=decision.withholds,
-        )
+        got = replace(got, records=records)
+        answer = make_answer(got, question.name, question.kind, desk.resolvable, withholds=decision.withholds)
         answer, asked = self._granted(question.name, question.kind, answer, decision, asked, now_ns)
-        explanation = self._explain(asked.reason) if asked.verdict is Verdict.DROPPED else None
+        explanation = self._explain(asked.reason) if asked.verdict in _SHORT else None
         wire = write_answer(query, answer.rcode, answer.records, limit=limit, explanation=explanation)
         fresh_ns = now_ns + min(_AGAIN_NS, answer.ttl_s * 10**9)
         self._finish(message, wire, asked, reply, now_ns, fresh_ns)
@@ -269,25 +268,26 @@ class Gate:
     def _finish(self, message: bytes, answer: bytes, asked: Asked, reply: Send, now_ns: int, fresh_ns: int) -> None:
         reply(answer)
         self._tellings.note(asked, now_ns)
-        if asked.protocol != _PROTOCOL_UDP or fresh_ns <= now_ns:
+        if asked.protocol != _PROTOCOL_UDP or fresh_ns <= now_ns or asked.size > MIN_PAYLOAD:  # padded: nobody's habit
             return
         if len(self._again) >= _AGAIN_MAX:
             self._fold(now_ns)
             self._again.clear()
         before = self._again.get(message[2:])
-        count = before.count if before else 0
-        self._again[message[2:]] = _Again(answer[2:], fresh_ns, asked, count)
+        if before and before.count:  # they got that answer, which may have been another
+            self._tellings.note(replace(before.asked, count=before.count), now_ns)
+        self._again[message[2:]] = _Again(answer[2:], fresh_ns, asked)
 
     def _explain(self, reason: Reason) -> str:
         return f"exeat: {STORIES[reason]} [{reason.word}; policy {self._desk.policy_name}]"
 
-    def _fold(self, now_ns: int | None) -> None:
+    def _fold(self, now_ns: int | None, gone: Collection[str] = ()) -> None:
         """Counts what was answered again, and tells what is due; None: all of it."""
         for message, again in list(self._again.items()):
             if again.count:
                 self._tellings.note(replace(again.asked, count=again.count), now_ns or boot_ns())
                 again.count = 0
-            if now_ns is None or again.until_ns <= now_ns:
+            if now_ns is None or again.until_ns <= now_ns or again.asked.name in gone:
                 del self._again[message]
         self._tellings.tell_due(now_ns)
 

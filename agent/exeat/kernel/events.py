@@ -1,5 +1,6 @@
 """Reads verdicts from the kernel's ring, straight from its pages: half a million a second, where callbacks do half."""
 
+import ctypes
 import mmap
 import select
 import struct
@@ -21,7 +22,9 @@ class EventRing:
         self._fd = fd
         self._size = data_size
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        self._producer = mmap.mmap(fd, page + 2 * data_size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        # The kernel has the data twice in a row, for the event that runs over the end; a page of the second will do.
+        assert _HEADER + ctypes.sizeof(Event) <= page
+        self._producer = mmap.mmap(fd, page + data_size + page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = memoryview(self._producer)[page:]
         # Whole words: struct would read and write a position byte by byte, and the kernel could see half of a new one.
         self._consumed = memoryview(self._consumer).cast("Q")

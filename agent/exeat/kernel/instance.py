@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from exeat.errors import KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.abi import LAYOUT
 from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
-from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS
+from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
 from exeat.kernel.source import joined_source
 
 _ATTEMPTS = 100
 
 
-def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, str]:
+def compile_and_pin(
+    map_directory: Path, program_directory: Path, programs: Sequence[Program] = PROGRAMS
+) -> dict[str, str]:
     """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are.
 
     Returns the programs that this kernel refused, and how.
@@ -31,7 +33,7 @@ def compile_and_pin(map_directory: Path, program_directory: Path) -> dict[str, s
         "text": joined_source(),
         "map_directory": str(map_directory),
         "program_directory": str(program_directory),
-        "programs": {program.name: (program.program_type, program.attach_type) for program in PROGRAMS},
+        "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
     }
     child = subprocess.run(
         [sys.executable, "-m", "exeat.kernel.compile_child"],
@@ -78,19 +80,19 @@ class Instance:
         is_whole = (maps / "stamps").exists() and (maps / "names").exists()  # else its removal was interrupted
         return is_whole and links.is_dir() and any(links.iterdir())
 
-    def load(self) -> None:
+    def load(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""
         directory = self.directory
         for part in ("maps", "programs", "links", "incoming"):
             (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_pins(directory / "incoming")
-        refused = compile_and_pin(directory / "maps", directory / "incoming")
+        refused = compile_and_pin(directory / "maps", directory / "incoming", programs)
         if refused:
             which = ", ".join(f"{name} ({why})" for name, why in refused.items())
             raise KernelError(
                 f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs"
             )
-        for program in PROGRAMS:
+        for program in programs:
             link = directory / "links" / program.name
             new = directory / "incoming" / program.name
             with opened(new) as fd:
