@@ -35,5 +35,6 @@
 #include "flight.h"
 #include "verify.h"
 #include "hook_message.h"
+#include "judge_packet.h"
 #include "hook_packet.h"
 #include "questions.h"

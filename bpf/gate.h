@@ -3,7 +3,7 @@
  * network namespace, and the program believes that it talks to whom it asked. */
 #pragma once
 
-#include "stamp.h"
+#include "loopback.h"
 
 static __always_inline bool is_question(const struct flow *flow) {
   return flow->port == bpf_htons(53) && (flow->protocol == IPPROTO_TCP || flow->protocol == IPPROTO_UDP);
@@ -13,11 +13,11 @@ static __always_inline bool is_question(const struct flow *flow) {
 static __always_inline bool send_to_gate(struct bpf_sock_addr *ctx, struct stamp *stamp,
                                          const struct standing *standing, struct flow *flow) {
   struct gate_key key = {.workload = standing->workload, .network = bpf_get_netns_cookie(ctx)};
-  struct judgement judgement = {.until_ns = NEVER};
+  struct judgement judgement = {}; /* never settled: whoever has the port later is not the gate */
   struct gate *gate = gates.lookup(&key);
   struct server *server;
 
-  if (!gate)
+  if (!gate || ctx->sk->bound_dev_if > LOOPBACK_INDEX) /* a device would put the question on its wire */
     return 0;
   server = servers.sk_storage_get(ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
   if (!server)
@@ -33,6 +33,11 @@ static __always_inline bool send_to_gate(struct bpf_sock_addr *ctx, struct stamp
     flow->address[3] = bpf_htonl(1);
   }
   flow->port = gate->port;
+  if (loopback_owner(ctx, flow, standing->workload) != OWNER_GATE) { /* it has gone, and its port may be anybody's */
+    copy_address(flow->address, server->address);
+    flow->port = bpf_htons(53);
+    return 0;
+  }
   stamp->gate_port = gate->port;
   if (flow->protocol == IPPROTO_TCP)
     forget_destination(stamp);

@@ -66,6 +66,10 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
     set_v4(flow->source, ctx->sk->src_ip4);
   find_standing(workload, telling.started_ns, &standing);
   tell_process(stamp);
+  /* An IPv6 socket connected to an IPv4 address: the kernel asks about each send() as a sendto(), to the gate. */
+  if (hook == HOOK_SEND && standing.reason == 0 && is_to_own_gate(ctx->sk, stamp, flow) &&
+      loopback_owner(ctx, flow, workload) == OWNER_GATE)
+    return PASSES; /* on_packet_out judges it */
   if (is_question(flow) && standing.reason == 0) {
     if (send_to_gate(ctx, stamp, &standing, flow))
       return TO_GATE;
@@ -107,7 +111,9 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
       bpf_set_retval(-ERRNO_CONNECTION_REFUSED); /* what the program would see without us */
     return REFUSED;
   }
-  if (judgement.outcome == DENY)
+  if (flow->protocol == IPPROTO_UDP && is_loopback(flow->address))
+    judgement.until_ns = 0; /* each datagram is judged: a gate may open at that port */
+  else if (judgement.outcome == DENY)
     judgement.until_ns = NEVER; /* monitor, open: passes as long as this mode holds */
   if (flow->protocol == IPPROTO_TCP)
     forget_destination(stamp);

@@ -3,12 +3,9 @@
  * unless its socket's stamp says so under the present generation, or the judge does for this very packet. */
 #pragma once
 
-#include "gate.h"
-#include "loopback.h"
-#include "segment.h"
+#include "judge_packet.h"
 
-enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10, HEADERS_MAX = 100 /* of IPv6 and TCP, with all options */ };
-enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2 }; /* bits of stamp->told */
+enum { HEADERS_MAX = 100 /* of IPv6 and TCP, with all options */ };
 
 static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
   __u64 found = 0;
@@ -23,71 +20,6 @@ static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
       found = cgroup;
   }
   return found;
-}
-
-/* A verified connection under a new policy: its name is asked again. */
-static __always_inline void judge_again(struct bpf_sock *sk, const struct standing *standing, const struct flow *flow,
-                                        __u64 now_ns, struct judgement *ret) {
-  struct verified_name *name;
-
-  if (ret->outcome != ASK_NAME)
-    return;
-  name = names.sk_storage_get(sk, 0, 0);
-  if (!name)
-    return deny(ret, STAMP_MISSING);
-  judge_name(standing, flow, name, now_ns, 1, ret);
-}
-
-/* The destination is not settled: it is new, the policy is, or a time has come. Updates the stamp where it can. */
-static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock *sk, struct stamp *stamp,
-                                         const struct standing *standing, const struct packet *packet, __u64 now_ns,
-                                         struct judgement *ret) {
-  const struct flow *flow = &packet->flow;
-  bool is_same = (__u32)stamp->destination == destination_of(flow) && is_same_address(stamp->address, flow->address);
-  bool was_loop = is_same && stamp->state == STATE_LOOP;
-  __u8 state = STATE_OPEN;
-
-  judge_standing(standing, flow, now_ns, is_same && stamp->generation, ret);
-  if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {
-    if (is_to_own_gate(sk, stamp, flow) || loopback_owner(skb, flow, stamp->workload) == OWNER_SELF) {
-      ret->outcome = ALLOW;
-      ret->reason = OWN_LOOPBACK;
-      ret->until_ns = NEVER;
-    } else {
-      deny(ret, LOOPBACK_NOT_OWN);
-    }
-  }
-  if (flow->protocol != IPPROTO_TCP) {
-    if (ret->outcome == ASK_NAME)
-      deny(ret, ADDRESS_NOT_ALLOWED);
-    return; /* no lock is held here: a datagram is judged by itself */
-  }
-  if (was_loop && flow->payload == 0 && ret->outcome == DENY) {
-    ret->outcome = ALLOW; /* still on its way to being accepted */
-    return;
-  }
-  if (is_same && is_verified(stamp)) {
-    judge_again(sk, standing, flow, now_ns, ret);
-    if (ret->outcome == ALLOW && refuse_segment(stamp, packet))
-      deny(ret, refuse_segment(stamp, packet));
-    state = stamp->state;
-  } else if (ret->outcome == ASK_NAME) {
-    state = STATE_HELLO;
-    if (stamp->state == STATE_DENIED)
-      state = STATE_DENIED;
-    if (flow->payload)
-      deny(ret, UNVERIFIED_DATA); /* its first bytes were not read: Fast Open, or a socket older than the policy */
-    else if (!is_same || stamp->state != STATE_HELLO)
-      state = STATE_NEW;
-  }
-  if (ret->outcome == DENY && is_same && stamp->generation && ret->reason != UNVERIFIED_DATA &&
-      ret->reason != URGENT_DATA && ret->reason != RULE_EXPIRED)
-    ret->reason = standing->reason ?: REVOKED;
-  if (ret->outcome == DENY || state == STATE_NEW || sk->state == TCP_LISTEN)
-    return;
-  if (!is_same)
-    forget_destination(stamp);
-  set_destination(stamp, standing, ret, flow, state);
 }
 
 int on_packet_out(struct __sk_buff *skb) {
@@ -131,6 +63,8 @@ int on_packet_out(struct __sk_buff *skb) {
     return PACKET_PASS;
 
   read_packet(skb, &packet);
+  if (skb->ifindex != LOOPBACK_INDEX && is_loopback(packet.flow.address))
+    return refuse_device(stamp, &packet.flow, &telling);
   if (is_to_gate(stamp, &packet.flow))
     note_asker(sk, stamp, &packet.flow);
   bound = workloads.lookup(&workload);
@@ -157,12 +91,8 @@ int on_packet_out(struct __sk_buff *skb) {
     is_passed = settle(stamp, &standing, &judgement, &packet.flow, &telling);
   } else if (judgement.outcome != DENY) {
     is_passed = 1;
-  } else if (stamp->told & TOLD_DENIED) { /* told before: TCP sends a dropped packet again and again */
-    is_passed = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
-    count_verdict(workload, is_passed ? (standing.mode == MODE_OPEN ? FORWARDED : AUDIT) : DROPPED, judgement.reason);
   } else {
-    stamp->told |= TOLD_DENIED;
-    is_passed = settle(stamp, &standing, &judgement, &packet.flow, &telling);
+    is_passed = settle_denial(stamp, &standing, &judgement, &packet.flow, &telling);
   }
   if (!is_passed) {
     /* What waits for its retransmission stands before a hello that on_message would allow later: a send() that slept

@@ -4,6 +4,7 @@
 
 #include "stamp.h"
 
+enum { LOOPBACK_INDEX = 1 }; /* of lo, in every network namespace */
 enum owner { OWNER_NOBODY = 0, OWNER_SELF = 1, OWNER_OTHER = 2, OWNER_GATE = 3 };
 
 /* Who would receive what goes from flow->source to flow->address. */

@@ -8,14 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from exeat.core.grants import Change, Grants
 from exeat.dns.desk import Desk
 from exeat.dns.gate import Gate, boot_ns
-from exeat.dns.listeners import Listeners, open_listeners
+from exeat.dns.listeners import Listeners, inside, open_listeners
 from exeat.dns.tellings import Asked
 from exeat.dns.upstream import Upstream
 from exeat.errors import KernelError
@@ -66,6 +66,7 @@ class Gatehouse:
         self._answered: dict[bytes, set[str]] = {}
         self._collected_ns = 0
         self._listeners: Listeners | None = None
+        self._diagnosis: Diagnosis | None = None  # where the workload's sockets are
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -79,6 +80,7 @@ class Gatehouse:
     def open(self, namespace: int | None = None) -> None:
         """Opens the listeners in a network namespace and leads the workload there; questions wait for start()."""
         self._listeners = open_listeners(GATE_PRIORITY, namespace)
+        self._diagnosis = Diagnosis() if namespace is None else inside(namespace, Diagnosis)
         self._gates.open(self._listeners.network, self._listeners.port)
 
     def start(self) -> None:
@@ -177,6 +179,15 @@ class Gatehouse:
             try:
                 self._tables.apply(change)
             except KernelError:  # the tables are full: an answer would lead where the kernel lets nobody
+                undone = self._book.forget(name, addresses)
+                self._tables.apply(
+                    replace(
+                        undone,
+                        gone_granted=change.gone_granted + undone.gone_granted,
+                        gone_grants=change.gone_grants + undone.gone_grants,
+                    )
+                )
+                self._tell_evicted(change)
                 return addresses
             self._tell_evicted(change)
         else:
@@ -213,11 +224,8 @@ class Gatehouse:
             self._tables.apply(change)
 
     def _addresses_in_use(self) -> set[bytes]:
-        diagnosis = Diagnosis()
-        try:
-            stamps = [one.stamp for one in diagnosis.stamped(self._instance)]
-        finally:
-            diagnosis.close()
+        assert self._diagnosis
+        stamps = [one.stamp for one in self._diagnosis.stamped(self._instance)]
         ends = [destination(stamp) for stamp in stamps if stamp.workload == self._ward.workload]
         return {end[1] for end in ends if end}
 

@@ -18,7 +18,7 @@ class Report:
     def __init__(self, verdicts: BinaryIO | None, terminal: TextIO | None) -> None:
         self._verdicts = verdicts  # unbuffered: whole lines, also where two runs append to one file
         self._terminal = terminal
-        self._denied: set[tuple[str, str]] = set()
+        self._denied: set[int] = set()  # hashes: names may be long, and are chosen by the command
         self._one_at_a_time = threading.Lock()
         self.unwritten = 0
         self.why_unwritten = ""
@@ -33,7 +33,7 @@ class Report:
             self._write(self._verdicts, json_line(record).encode() + b"\n")
         if not record.is_denial:
             return
-        what = (subject_of(record), record.reason.word)
+        what = hash((subject_of(record), record.reason.word))
         if what in self._denied or len(self._denied) >= _REMEMBERED:
             return
         self._denied.add(what)

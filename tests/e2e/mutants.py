@@ -28,10 +28,15 @@ class Mutation:
     texts: tuple[tuple[str, str], ...]
 
 
+_LOOPBACK = (
+    "  if ((ret->outcome == DENY || flow->protocol == IPPROTO_UDP) && is_loopback(flow->address) && "
+    "standing->reason == 0) {"
+)
+
 MUTATIONS = {
     "backstop": Mutation(
         "on_packet_out: every packet of a managed workload passes",
-        (("  read_packet(skb, &packet);\n  if (is_to_gate", "  return PACKET_PASS;\n  if (is_to_gate"),),
+        (("  read_packet(skb, &packet);\n  if (skb->ifindex", "  return PACKET_PASS;\n  if (skb->ifindex"),),
     ),
     "kinds": Mutation(
         "on_socket: raw, MPTCP, UDP-Lite and ping sockets are made",
@@ -108,9 +113,8 @@ MUTATIONS = {
         "judge_packet: where an icmp rule opens one network, any address may be pinged",
         (
             (
-                "  if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {",
-                "  if (flow->protocol == IPPROTO_ICMP) ret->outcome = ALLOW;\n"
-                "  if (ret->outcome == DENY && is_loopback(flow->address) && standing->reason == 0) {",
+                _LOOPBACK,
+                "  if (flow->protocol == IPPROTO_ICMP) ret->outcome = ALLOW;\n" + _LOOPBACK,
             ),
         ),
     ),

@@ -127,7 +127,6 @@ def test_a_service_record_leads_to_no_resolver_over_https(guard: Guard, bed: Bed
     assert doh not in [asked.name for asked in resolver.questions()]
 
 
-@pytest.mark.xfail(strict=True, reason="the programs believe that whoever has the port is the gate")
 @pytest.mark.parametrize("is_entry_left", [True, False], ids=["the agent died", "the gate moved"])
 def test_whoever_takes_the_port_of_a_gate_that_has_gone_hears_nothing(
     guard: Guard, bed: Bed, good: Host, is_entry_left: bool
@@ -177,7 +176,6 @@ def everything(sock: socket.socket) -> list[bytes]:
     return heard
 
 
-@pytest.mark.xfail(strict=True, reason="a settled datagram to loopback is not judged again")
 def test_a_socket_that_was_there_before_another_workloads_gate_does_not_reach_it(guard: Guard, bed: Bed) -> None:
     """A rule for loopback lets it connect where nobody is yet; then a gate opens at that port."""
     client = bed.network.client
@@ -207,7 +205,6 @@ def test_a_socket_that_was_there_before_another_workloads_gate_does_not_reach_it
         assert steps.result == [21, "EPERM"]
 
 
-@pytest.mark.xfail(strict=True, reason="the programs believe that whoever has the port is the gate")
 def test_who_takes_the_gates_port_on_ipv6_hears_nothing(guard: Guard, bed: Bed, good: Host) -> None:
     """Where there was no IPv6 when the gate opened, ::1 is free until there is."""
     resolver = fresh_resolver(bed, {"good.test": good.addresses})

@@ -166,7 +166,6 @@ def test_nonsense_crowds_and_floods_leave_the_gate_answering(attacked: Attacked)
     assert "bytes out" in stderr.splitlines()[-1]
 
 
-@pytest.mark.xfail(strict=True, reason="the name of a process is written to the terminal as it is")
 def test_a_program_cannot_write_to_the_terminal_through_its_name(attacked: Attacked) -> None:
     """It calls itself what erases the line."""
     assert "renamed.test" in attacked[1]
@@ -189,7 +188,6 @@ input()
 """
 
 
-@pytest.mark.xfail(strict=True, reason="the report remembers whole names")
 def test_long_names_do_not_fill_the_memory(bed: Bed) -> None:
     """Each byte of a name may be one that takes four characters to write, and each name may be another."""
     pipe = subprocess.PIPE

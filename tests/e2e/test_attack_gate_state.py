@@ -129,16 +129,7 @@ def test_a_look_at_the_sockets_that_fails_does_not_end_the_gate(
 
 @pytest.mark.parametrize(
     "is_inside",
-    [
-        pytest.param(False, id="the agent's namespace"),
-        pytest.param(
-            True,
-            id="a container's",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the gate looks for connections in the agent's namespace alone"
-            ),
-        ),
-    ],
+    [pytest.param(False, id="the agent's namespace"), pytest.param(True, id="a container's")],
 )
 def test_connections_are_seen_in_whatever_namespace_they_are(guard: Guard, bed: Bed, is_inside: bool) -> None:
     """A grant that ended is kept for them, so that a change of policy does not cut them."""
@@ -165,7 +156,6 @@ def test_connections_are_seen_in_whatever_namespace_they_are(guard: Guard, bed: 
         inside.close()
 
 
-@pytest.mark.xfail(strict=True, reason="the name of a process is written to the terminal as it is")
 def test_a_questions_process_is_named_by_a_line_that_cannot_be_forged() -> None:
     """A program may call itself what it likes; a terminal must not be told to hide its denials."""
     record = Record(

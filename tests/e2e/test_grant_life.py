@@ -195,7 +195,6 @@ def test_what_was_taken_back_is_granted_again_before_the_next_answer(
         assert kept.run(run) == [[True, says(host, b"hello")] for host in (good, evil)] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="core/grants.py: an answer that extends nothing does not count as life")
 def test_what_was_answered_a_moment_ago_is_not_what_goes(guard: Guard, bed: Bed, good: Host, evil: Host) -> None:
     """Its grant may be old, its program is about to connect."""
     zone = {"good.test": good.addresses, "evil.test": evil.addresses, "third.test": good.addresses}

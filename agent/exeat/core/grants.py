@@ -19,8 +19,9 @@ from exeat.core.grant_entries import Pair, Place, ResolvedName
 
 SLOTS = 16  # Twin: GRANT_SLOTS in bpf/entries.h
 SOMEWHERE = bytes(16)
-# A program connects right after it resolved. Until then its grant looks unused, and is the last that may be taken.
-CONNECT_WITHIN_NS = 1_000_000_000
+# A program connects right after it resolved, and an answer may be given again for a second. Until then its grant looks
+# unused, and is the last that may be taken.
+CONNECT_WITHIN_NS = 2_000_000_000
 _BATCH = 16  # the share of the limit that goes at once: looking for what is unused costs a walk through everything
 _HEAP_SLACK = 1024
 
@@ -89,7 +90,7 @@ class Grants:
         """
         assert ports_id > 0
         assert until_ns > 0
-        wanted = [address for address in addresses if not self._lasts(name, address, ports_id, until_ns)]
+        wanted = [address for address in addresses if not self._lasts(name, address, ports_id, until_ns, now_ns)]
         if not wanted:
             return _NOTHING
         changes = _Changes()
@@ -106,6 +107,15 @@ class Grants:
             self._put(Pair(name, address, ports_id, until_ns, now_ns, self._order), changes)
         if len(self._pairs) > self._limit:
             self._evict(mine, now_ns, used, changes)
+        return self._settled(changes)
+
+    def forget(self, name: str, addresses: Sequence[bytes]) -> Change:
+        """Take back what the kernel did not take: a later answer is granted anew."""
+        changes = _Changes()
+        for address in addresses:
+            pair = self._pairs.get((name, address))
+            if pair:
+                self._remove(pair, changes)
         return self._settled(changes)
 
     def expire(self, now_ns: int, is_in_use: Callable[[bytes], bool]) -> Change:
@@ -163,9 +173,13 @@ class Grants:
                 changes.evicted.append(pair.key)
         return book, book._settled(changes)
 
-    def _lasts(self, name: str, address: bytes, ports_id: int, until_ns: int) -> bool:
+    def _lasts(self, name: str, address: bytes, ports_id: int, until_ns: int, now_ns: int) -> bool:
+        """Whether there is nothing to write; its program is about to connect all the same."""
         pair = self._pairs.get((name, address))
-        return pair is not None and pair.until_ns >= until_ns and pair.ports_id == ports_id
+        if pair is None or pair.until_ns < until_ns or pair.ports_id != ports_id:
+            return False
+        pair.granted_ns = now_ns
+        return True
 
     def _put(self, new: Pair, changes: "_Changes") -> None:
         """Add a pair, or extend the one that there is."""

@@ -41,6 +41,7 @@ STORIES: dict[Reason, str] = {
     _.URGENT_DATA: "the server would take an urgent byte out of the stream that was judged",
     _.MALFORMED_PACKET: "the packet's headers are broken",
     _.PACKET_PROTOCOL: "only TCP, UDP and ICMP can be judged",
+    _.LOOPBACK_DEVICE: "the socket is tied to a device, which would carry loopback's packets to whoever is next on it",
     _.NOT_TLS: "the rule is for TLS, and the first bytes are no TLS ClientHello; use protocol: tcp for other protocols",
     _.SSLV2_HELLO: "a hello in SSLv2's form carries no name",
     _.TLS_VERSION: "the record or hello says a TLS version that does not exist",

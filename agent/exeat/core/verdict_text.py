@@ -65,7 +65,8 @@ def _question(record: Record) -> str:
 
 def line_for_people(record: Record) -> str:
     """One readable line: what, by whom, why, and what to do."""
-    who = f"{record.process.comm}[{record.process.pid}]" if record.process.pid else "the kernel"
+    comm = "".join(letter if letter.isprintable() else "?" for letter in record.process.comm)  # its own choice
+    who = f"{comm}[{record.process.pid}]" if record.process.pid else "the kernel"
     by = f"policy {record.policy}" + (f", rule {record.rule}" if record.rule else "")
     story = STORIES[record.reason] + (f" ({record.evidence})" if record.evidence else "")
     return f"exeat: {_WORDS[record.verdict]}: {subject_of(record)} by {who}: {story} [{record.reason.word}; {by}]"

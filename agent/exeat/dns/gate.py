@@ -1,7 +1,6 @@
 """The gate: answers one workload's questions by its policy, and has every address granted before the answer leaves.
 
-Runs in one thread, on asyncio. Answers that were just given are given again without a thought (`_Again`), for a second
-at most, so that grants and time limits are never more than that behind.
+Runs in one thread, on asyncio.
 """
 
 import asyncio
@@ -9,8 +8,10 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from exeat.core.stories import STORIES
+from exeat.dns.again import Again
 from exeat.dns.answers import Answer, make_answer
 from exeat.dns.cache import Cache
 from exeat.dns.desk import Decision, Desk, Then
@@ -19,15 +20,13 @@ from exeat.dns.records import Kind, Query, Rcode, Record, Reply
 from exeat.dns.tcp import TcpClients
 from exeat.dns.tellings import Asked, Tellings
 from exeat.dns.upstream import Flood, Upstream
-from exeat.dns.wire import MIN_PAYLOAD, Malformed, parse_query, refusal, write_answer
+from exeat.dns.wire import Malformed, parse_query, refusal, write_answer
 from exeat.model.verdicts import Reason, Verdict
 
 UDP_MAX = 1232  # what fits everywhere without fragments: DNS flag day 2020
 TCP_MAX = 65535
 GRANT_MAX_NS = 86_400 * 10**9
 _GRANT_STEP_NS = 64 * 10**9  # ends are rounded up to it: a name asked all the time is granted anew once a minute
-_AGAIN_NS = 10**9
-_AGAIN_MAX = 4096
 _WAITING_MAX = 2048  # answers that wait for an upstream; the kernel's queue holds what comes beyond
 _CACHE_BYTES = 4 << 20  # several thousand names, for one workload
 _BURST = 64  # datagrams before others get their turn
@@ -36,17 +35,6 @@ _QUERY_MAX = 4096  # a question needs 300 bytes; what is longer is cut here, and
 _PROTOCOL_UDP, _PROTOCOL_TCP = 17, 6
 _SHORT = (Verdict.DROPPED, Verdict.ERROR)  # of what upstream said, something is not told
 
-
-@dataclass(slots=True)
-class _Again:
-    """An answer without its id, as long as it is fresh."""
-
-    tail: bytes
-    until_ns: int
-    asked: Asked
-    count: int = 0
-
-
 Grant = Callable[[str, Sequence[bytes], int, int, int], Sequence[bytes]]
 Send = Callable[[bytes], None]
 
@@ -54,6 +42,27 @@ Send = Callable[[bytes], None]
 def boot_ns() -> int:
     """The clock that the kernel's tables count by."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A question that is being answered."""
+
+    message: bytes
+    query: Query
+    decision: Decision
+    asked: Asked
+    reply: Send
+    desk: Desk  # that decided
+
+    @property
+    def limit(self) -> int:
+        """How long the answer may be."""
+        return TCP_MAX if self.asked.protocol == _PROTOCOL_TCP else min(self.query.payload_size, UDP_MAX)
+
+    def but(self, **changes: Any) -> "_Pending":
+        """The same question, with another verdict."""
+        return replace(self, asked=replace(self.asked, **changes))
 
 
 class Gate:
@@ -73,8 +82,9 @@ class Gate:
         self._grant = grant
         self._tellings = Tellings(tell)
         self._cache = Cache(limit_bytes=_CACHE_BYTES)
-        self._again: dict[bytes, _Again] = {}
+        self._again = Again(self._tellings.note)
         self._waiting: set[asyncio.Task[None]] = set()
+        self._lost = 0
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -94,11 +104,15 @@ class Gate:
                     await asyncio.wait_for(stop.wait(), _TICK_S)
                 except TimeoutError:
                     now_ns = boot_ns()
-                    self._fold(now_ns)
+                    self._note_lost(listeners.lost(), now_ns)
+                    self._again.fold(now_ns)
+                    self._tellings.tell_due(now_ns)
                     tick(now_ns)
         finally:
             for one in listeners.udp:
                 loop.remove_reader(one)
+                while self._read_datagrams(one):  # whoever asked has gone; what it asked is counted all the same
+                    continue
             for server in servers:
                 server.close()
             clients.close()
@@ -106,12 +120,14 @@ class Gate:
                 task.cancel()
             await asyncio.gather(*self._waiting, return_exceptions=True)
             self._upstream.close()
-            self._fold(None)
+            self._note_lost(listeners.lost(), boot_ns())
+            self._again.clear(boot_ns())
+            self._tellings.tell_due(None)
 
     def switch(self, desk: Desk, upstream: Upstream | None, min_grant_s: int) -> None:
         """From now on questions are decided by another policy; what was granted is its caller's matter."""
-        self._fold(None)
-        self._again.clear()
+        self._again.clear(boot_ns())
+        self._tellings.tell_due(None)
         self._desk = desk
         self._min_grant_ns = min_grant_s * 10**9
         if upstream:
@@ -121,22 +137,31 @@ class Gate:
 
     def forget(self, names: Collection[str]) -> None:
         """No answer about these names is given again unasked: what it led to was taken back."""
-        self._fold(boot_ns(), names)
+        self._again.fold(boot_ns(), names)
 
-    def _read_datagrams(self, listener: socket.socket) -> None:
-        receive, send = listener.recvfrom, listener.sendto
+    def _note_lost(self, lost: int, now_ns: int) -> None:
+        """Questions for which the kernel had no room in the listeners' queues."""
+        if lost > self._lost:
+            count, self._lost = lost - self._lost, lost
+            asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, _PROTOCOL_UDP, 0, 0, count=count)
+            self._tellings.note(asked, now_ns)
+
+    def _read_datagrams(self, listener: socket.socket) -> bool:
+        """Answers what is there, or a burst of it; whether there may be more."""
+        receive, send, given = listener.recvfrom, listener.sendto, self._again.given
         now_ns = boot_ns()
         for _ in range(_BURST):
             try:
                 message, peer = receive(_QUERY_MAX)
             except OSError:  # nothing more, or an ICMP error for an earlier answer: whoever asked has gone
-                return
-            again = self._again.get(message[2:])
+                return False
+            again = given.get(message[2:])
             if again is not None and now_ns < again.until_ns:
                 again.count += 1
                 _send(send, message[:2] + again.tail, peer)
                 continue
             self._answer_datagram(message, peer, send, now_ns)
+        return True
 
     def _answer_datagram(self, message: bytes, peer: tuple[object, ...], send: Callable[..., int], now_ns: int) -> None:
         def reply(answer: bytes) -> None:
@@ -154,142 +179,107 @@ class Gate:
 
     def _answer(self, message: bytes, protocol: int, port: int, reply: Send, now_ns: int) -> asyncio.Task[None] | None:
         """Answers at once, or returns who will."""
+        size = len(message)
         try:
             query = parse_query(message)
         except Malformed as error:
-            self._tellings.note(
-                Asked(Verdict.DROPPED, Reason.QUERY_MALFORMED, None, "", 0, protocol, port, len(message)), now_ns
-            )
+            asked = Asked(Verdict.DROPPED, Reason.QUERY_MALFORMED, None, "", 0, protocol, port, size)
+            self._tellings.note(asked, now_ns)
             answer = refusal(error)
             if answer:
                 reply(answer)
             return None
-        question = query.question
-        decision = self._desk.decide(question.name, question.kind, time.time_ns(), now_ns)
-        asked = Asked(
-            decision.verdict,
-            decision.reason,
-            decision.rule,
-            question.name,
-            question.kind,
-            protocol,
-            port,
-            len(message),
-            evidence=decision.evidence,
-        )
-        limit = TCP_MAX if protocol == _PROTOCOL_TCP else min(query.payload_size, UDP_MAX)
+        name, kind = query.question.name, query.question.kind
+        decision = self._desk.decide(name, kind, time.time_ns(), now_ns)
+        verdict, reason, evidence = decision.verdict, decision.reason, decision.evidence
+        asked = Asked(verdict, reason, decision.rule, name, kind, protocol, port, size, evidence=evidence)
+        pending = _Pending(message, query, decision, asked, reply, self._desk)
         if decision.then is not Then.FORWARD:
             rcode = Rcode.NXDOMAIN if decision.then is Then.REFUSE else Rcode.NOERROR
-            explanation = self._explain(decision.reason) if decision.verdict is Verdict.DROPPED else None
-            answer = write_answer(query, rcode, decision.records, limit=limit, explanation=explanation)
-            self._finish(message, answer, asked, reply, now_ns, now_ns + _AGAIN_NS)
+            is_denied = verdict is Verdict.DROPPED
+            self._finish(pending, rcode, decision.records, is_explained=is_denied, now_ns=now_ns, ttl_s=1)
             return None
-        kept = self._cache.get(question.name, question.kind, now_ns)
+        kept = self._cache.get(name, kind, now_ns)
         if kept:
-            self._forwarded(message, query, decision, asked, kept.reply, kept.records(now_ns), reply, limit, now_ns)
+            self._forwarded(pending, kept.reply, kept.records(now_ns), now_ns)
             return None
         if len(self._waiting) >= _WAITING_MAX:
-            self._fail(query, replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD), reply, limit, now_ns)
+            self._fail(pending, Reason.QUERY_FLOOD, now_ns)
             return None
-        task = asyncio.ensure_future(self._forward(message, query, decision, asked, reply, limit, self._desk))
+        task = asyncio.ensure_future(self._forward(pending))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return task
 
-    async def _forward(
-        self, message: bytes, query: Query, decision: Decision, asked: Asked, reply: Send, limit: int, desk: Desk
-    ) -> None:
-        question = query.question
+    async def _forward(self, pending: _Pending) -> None:
+        name, kind = pending.asked.name, pending.asked.kind
         started_ns = boot_ns()
         try:
-            got = await self._upstream.ask(question.name, question.kind)
+            got = await self._upstream.ask(name, kind)
         except Flood:
-            asked = replace(asked, verdict=Verdict.ERROR, reason=Reason.QUERY_FLOOD)
-            self._fail(query, asked, reply, limit, started_ns)
+            self._fail(pending, Reason.QUERY_FLOOD, started_ns)
             return
         now_ns = boot_ns()
-        if desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
-            task = self._answer(message, asked.protocol, asked.port, reply, now_ns)
+        if pending.desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
+            task = self._answer(pending.message, pending.asked.protocol, pending.asked.port, pending.reply, now_ns)
             if task:
                 await task
             return
-        asked = replace(asked, took_ns=now_ns - started_ns)
-        self._cache.put(question.name, question.kind, got, now_ns)
-        records = got.records if got else ()
-        self._forwarded(message, query, decision, asked, got, records, reply, limit, now_ns)
+        kept = self._cache.put(name, kind, got, now_ns)
+        self._forwarded(pending.but(took_ns=now_ns - started_ns), got, kept.records(now_ns), now_ns)
 
-    def _forwarded(
-        self,
-        message: bytes,
-        query: Query,
-        decision: Decision,
-        asked: Asked,
-        got: Reply | None,
-        records: tuple[Record, ...],
-        reply: Send,
-        limit: int,
-        now_ns: int,
-    ) -> None:
+    def _forwarded(self, pending: _Pending, got: Reply | None, records: tuple[Record, ...], now_ns: int) -> None:
         """What an upstream said becomes the answer, once what it leads to is granted."""
         if got is None or got.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
-            asked = replace(asked, verdict=Verdict.ERROR, reason=Reason.UPSTREAM_FAILED)
-            self._fail(query, asked, reply, limit, now_ns)
+            self._fail(pending, Reason.UPSTREAM_FAILED, now_ns)
             return
-        question, desk = query.question, self._desk
-        got = replace(got, records=records)
-        answer = make_answer(got, question.name, question.kind, desk.resolvable, withholds=decision.withholds)
-        answer, asked = self._granted(question.name, question.kind, answer, decision, asked, now_ns)
-        explanation = self._explain(asked.reason) if asked.verdict in _SHORT else None
-        wire = write_answer(query, answer.rcode, answer.records, limit=limit, explanation=explanation)
-        fresh_ns = now_ns + min(_AGAIN_NS, answer.ttl_s * 10**9)
-        self._finish(message, wire, asked, reply, now_ns, fresh_ns)
+        got, question, resolvable = replace(got, records=records), pending.query.question, pending.desk.resolvable
+        withholds = pending.decision.withholds
+        answer = make_answer(got, question.name, question.kind, resolvable, withholds=withholds)
+        answer, pending = self._granted(answer, pending, now_ns)
+        is_short = pending.asked.verdict in _SHORT
+        self._finish(pending, answer.rcode, answer.records, is_explained=is_short, now_ns=now_ns, ttl_s=answer.ttl_s)
 
-    def _granted(
-        self, name: str, kind: int, answer: Answer, decision: Decision, asked: Asked, now_ns: int
-    ) -> tuple[Answer, Asked]:
+    def _granted(self, answer: Answer, pending: _Pending, now_ns: int) -> tuple[Answer, _Pending]:
+        decision, asked = pending.decision, pending.asked
         lasts_ns = min(max(answer.ttl_s * 10**9, self._min_grant_ns), GRANT_MAX_NS)
         until_ns = -(-(now_ns + lasts_ns) // _GRANT_STEP_NS) * _GRANT_STEP_NS
         if answer.addresses:
-            refused = self._grant(name, answer.addresses, decision.ports_id, until_ns, now_ns)
+            refused = self._grant(asked.name, answer.addresses, decision.ports_id, until_ns, now_ns)
             if refused:
                 answer = answer.without(refused)
-                asked = replace(asked, verdict=Verdict.ERROR, reason=Reason.TABLE_FULL, address=refused[0])
-        if kind == Kind.SRV:
-            self._desk.learn_targets(answer.records, decision, now_ns, until_ns)
+                pending = pending.but(verdict=Verdict.ERROR, reason=Reason.TABLE_FULL, address=refused[0])
+        if asked.kind == Kind.SRV:
+            pending.desk.learn_targets(answer.records, decision, now_ns, until_ns)
         if answer.withheld:
-            verdict, reason = Verdict.DROPPED, Reason.ADDRESS_WITHHELD
-            asked = replace(asked, verdict=verdict, reason=reason, address=answer.withheld[0])
-        return answer, asked
+            address = answer.withheld[0]
+            pending = pending.but(verdict=Verdict.DROPPED, reason=Reason.ADDRESS_WITHHELD, address=address)
+        return answer, pending
 
-    def _fail(self, query: Query, asked: Asked, reply: Send, limit: int, now_ns: int) -> None:
-        reply(write_answer(query, Rcode.SERVFAIL, (), limit=limit))
-        self._tellings.note(asked, now_ns)
+    def _fail(self, pending: _Pending, reason: Reason, now_ns: int) -> None:
+        pending.reply(write_answer(pending.query, Rcode.SERVFAIL, (), limit=pending.limit))
+        self._tellings.note(replace(pending.asked, verdict=Verdict.ERROR, reason=reason), now_ns)
 
-    def _finish(self, message: bytes, answer: bytes, asked: Asked, reply: Send, now_ns: int, fresh_ns: int) -> None:
-        reply(answer)
+    def _finish(
+        self,
+        pending: _Pending,
+        rcode: int,
+        records: tuple[Record, ...],
+        *,
+        is_explained: bool,
+        now_ns: int,
+        ttl_s: int,
+    ) -> None:
+        asked = pending.asked
+        explanation = self._explain(asked.reason) if is_explained else None
+        answer = write_answer(pending.query, rcode, records, limit=pending.limit, explanation=explanation)
+        pending.reply(answer)
         self._tellings.note(asked, now_ns)
-        if asked.protocol != _PROTOCOL_UDP or fresh_ns <= now_ns or asked.size > MIN_PAYLOAD:  # padded: nobody's habit
-            return
-        if len(self._again) >= _AGAIN_MAX:
-            self._fold(now_ns)
-            self._again.clear()
-        before = self._again.get(message[2:])
-        if before and before.count:  # they got that answer, which may have been another
-            self._tellings.note(replace(before.asked, count=before.count), now_ns)
-        self._again[message[2:]] = _Again(answer[2:], fresh_ns, asked)
+        if asked.protocol == _PROTOCOL_UDP:
+            self._again.keep(pending.message, answer, asked, now_ns, now_ns + ttl_s * 10**9)
 
     def _explain(self, reason: Reason) -> str:
         return f"exeat: {STORIES[reason]} [{reason.word}; policy {self._desk.policy_name}]"
-
-    def _fold(self, now_ns: int | None, gone: Collection[str] = ()) -> None:
-        """Counts what was answered again, and tells what is due; None: all of it."""
-        for message, again in list(self._again.items()):
-            if again.count:
-                self._tellings.note(replace(again.asked, count=again.count), now_ns or boot_ns())
-                again.count = 0
-            if now_ns is None or again.until_ns <= now_ns or again.asked.name in gone:
-                del self._again[message]
-        self._tellings.tell_due(now_ns)
 
 
 def _send(send: Callable[..., int], answer: bytes, peer: tuple[object, ...]) -> None:

@@ -3,12 +3,15 @@
 import ctypes
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 _T = TypeVar("_T")
+_SO_MEMINFO = 55  # asm-generic/socket.h; the ninth of its numbers is SK_MEMINFO_DROPS
+_DROPS_AT = 32
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 _SO_RCVBUFFORCE = 33
 _CLONE_NEWNET = 0x40000000
@@ -26,6 +29,11 @@ class Listeners:
     udp: tuple[socket.socket, ...]
     tcp: tuple[socket.socket, ...]
 
+    def lost(self) -> int:
+        """How many datagrams the kernel had no room for, since they were opened."""
+        infos = (one.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36) for one in self.udp)
+        return sum(int.from_bytes(info[_DROPS_AT : _DROPS_AT + 4], sys.byteorder) for info in infos)
+
     def close(self) -> None:
         """Closes all of them."""
         for one in self.udp + self.tcp:
@@ -39,7 +47,7 @@ def open_listeners(priority: int, namespace: int | None = None) -> Listeners:
     """
     if namespace is None:
         return _open(priority)
-    return _inside(namespace, lambda: _open(priority))
+    return inside(namespace, lambda: _open(priority))
 
 
 def _open(priority: int) -> Listeners:
@@ -90,7 +98,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _inside(namespace: int, act: Callable[[], _T]) -> _T:
+def inside(namespace: int, act: Callable[[], _T]) -> _T:
     """Does it in a thread of its own that has entered the namespace: the others stay where they are."""
     done: list[_T] = []
     failed: list[OSError] = []

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from exeat.kernel.btf import member_offset
 from exeat.kernel.source import build_header_tree
 
 _PR_SET_PDEATHSIG = 1
+_TREE = "exeat-headers-"
 _IN_MEMORY = Path("/run")  # a tmpfs: 600 links take half a second on a disk
 
 
@@ -58,6 +60,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _sweep(where: Path) -> None:
+    """Removes what a compiler left that was killed."""
+    for tree in where.glob(f"{_TREE}*"):
+        if not Path("/proc", tree.name.removeprefix(_TREE).partition("-")[0]).exists():
+            shutil.rmtree(tree, ignore_errors=True)
+
+
 def main() -> int:
     """Answers one request."""
     _die_with_parent()
@@ -65,7 +74,9 @@ def main() -> int:
     answer_to = os.dup(1)
     os.dup2(2, 1)  # BCC and clang write where they like
     where = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="exeat-headers-", dir=where) as headers:
+    if where:
+        _sweep(where)
+    with tempfile.TemporaryDirectory(prefix=f"{_TREE}{os.getpid()}-", dir=where) as headers:
         answer: dict[str, Any] = {"ok": True}
         try:
             build_header_tree(Path(headers))

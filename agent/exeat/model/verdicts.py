@@ -58,6 +58,7 @@ class Reason(IntEnum):
     URGENT_DATA = 52
     MALFORMED_PACKET = 53
     PACKET_PROTOCOL = 54
+    LOOPBACK_DEVICE = 55
     # The ClientHello
     NOT_TLS = 64
     SSLV2_HELLO = 65
