@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from exeat.core.stories import STORIES
@@ -83,7 +84,8 @@ class Gate:
         self._tellings = Tellings(tell)
         self._cache = Cache(limit_bytes=_CACHE_BYTES)
         self._again = Again(self._tellings.note)
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._is_closing = False
         self._lost = 0
 
     @property
@@ -116,9 +118,7 @@ class Gate:
             for server in servers:
                 server.close()
             clients.close()
-            for task in self._waiting:
-                task.cancel()
-            await asyncio.gather(*self._waiting, return_exceptions=True)
+            self._is_closing = True
             self._upstream.close()
             self._note_lost(listeners.lost(), boot_ns())
             self._again.clear(boot_ns())
@@ -131,9 +131,9 @@ class Gate:
         self._desk = desk
         self._min_grant_ns = min_grant_s * 10**9
         if upstream:
-            self._upstream.close()
-            self._upstream = upstream
+            before, self._upstream = self._upstream, upstream
             self._cache.clear()
+            before.close()  # what waits for it is decided anew
 
     def forget(self, names: Collection[str]) -> None:
         """No answer about these names is given again unasked: what it led to was taken back."""
@@ -171,14 +171,16 @@ class Gate:
 
     async def _answer_stream(self, message: bytes, port: int) -> bytes | None:
         """The answer to a question over TCP."""
-        answers: list[bytes] = []
-        task = self._answer(message, _PROTOCOL_TCP, port, answers.append, boot_ns())
-        if task:
-            await task
-        return answers[0] if answers else None
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def _answer(self, message: bytes, protocol: int, port: int, reply: Send, now_ns: int) -> asyncio.Task[None] | None:
-        """Answers at once, or returns who will."""
+        def reply(answer: bytes) -> None:
+            if not answered.done():  # else the client has gone
+                answered.set_result(answer)
+
+        return await answered if self._answer(message, _PROTOCOL_TCP, port, reply, boot_ns()) else None
+
+    def _answer(self, message: bytes, protocol: int, port: int, reply: Send, now_ns: int) -> bool:
+        """Answers now or later; False: no answer is due."""
         size = len(message)
         try:
             query = parse_query(message)
@@ -188,7 +190,7 @@ class Gate:
             answer = refusal(error)
             if answer:
                 reply(answer)
-            return None
+            return answer is not None
         name, kind = query.question.name, query.question.kind
         decision = self._desk.decide(name, kind, time.time_ns(), now_ns)
         verdict, reason, evidence = decision.verdict, decision.reason, decision.evidence
@@ -198,35 +200,36 @@ class Gate:
             rcode = Rcode.NXDOMAIN if decision.then is Then.REFUSE else Rcode.NOERROR
             is_denied = verdict is Verdict.DROPPED
             self._finish(pending, rcode, decision.records, is_explained=is_denied, now_ns=now_ns, ttl_s=1)
-            return None
+            return True
         kept = self._cache.get(name, kind, now_ns)
         if kept:
             self._forwarded(pending, kept.reply, kept.records(now_ns), now_ns)
-            return None
-        if len(self._waiting) >= _WAITING_MAX:
+        elif self._waiting >= _WAITING_MAX:
             self._fail(pending, Reason.QUERY_FLOOD, now_ns)
-            return None
-        task = asyncio.ensure_future(self._forward(pending))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-        return task
+        else:
+            self._ask(pending, now_ns)
+        return True
 
-    async def _forward(self, pending: _Pending) -> None:
-        name, kind = pending.asked.name, pending.asked.kind
-        started_ns = boot_ns()
+    def _ask(self, pending: _Pending, now_ns: int) -> None:
+        self._waiting += 1
         try:
-            got = await self._upstream.ask(name, kind)
+            self._upstream.ask_then(pending.asked.name, pending.asked.kind, partial(self._replied, pending, now_ns))
         except Flood:
-            self._fail(pending, Reason.QUERY_FLOOD, started_ns)
-            return
+            self._waiting -= 1
+            self._fail(pending, Reason.QUERY_FLOOD, now_ns)
+
+    def _replied(self, pending: _Pending, asked_ns: int, got: Reply | None) -> None:
+        """Called by upstream, with None where nobody answered."""
+        self._waiting -= 1
         now_ns = boot_ns()
-        if pending.desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
-            task = self._answer(pending.message, pending.asked.protocol, pending.asked.port, pending.reply, now_ns)
-            if task:
-                await task
-            return
-        kept = self._cache.put(name, kind, got, now_ns)
-        self._forwarded(pending.but(took_ns=now_ns - started_ns), got, kept.records(now_ns), now_ns)
+        asked = pending.asked
+        if self._is_closing:  # nobody waits for it any more; counted is what was decided
+            self._tellings.note(asked, now_ns)
+        elif pending.desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
+            self._answer(pending.message, asked.protocol, asked.port, pending.reply, now_ns)
+        else:
+            kept = self._cache.put(asked.name, asked.kind, got, now_ns)
+            self._forwarded(pending.but(took_ns=now_ns - asked_ns), got, kept.records(now_ns), now_ns)
 
     def _forwarded(self, pending: _Pending, got: Reply | None, records: tuple[Record, ...], now_ns: int) -> None:
         """What an upstream said becomes the answer, once what it leads to is granted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from exeat.dns.exchange import Asking, Exchange
 from exeat.dns.health import PATIENCE_S, Peer
@@ -18,12 +18,21 @@ _ANSWERS = (Rcode.NOERROR, Rcode.NXDOMAIN)  # whoever says something else has no
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # no server's fault
 
 
-class Race:
-    """Runs from its making until `answer` is done: with the first answer, or None if there was none in time."""
+Then = Callable[[Reply | None], None]
 
-    def __init__(self, asking: Asking, peers: Sequence[Peer]) -> None:
+
+class Race:
+    """Runs from its making until it is over: with the first answer, or None if there was none in time.
+
+    Who waits is called in the turn in which the answer is read: a future would take the loop round three times more.
+    """
+
+    def __init__(self, asking: Asking, peers: Sequence[Peer], on_end: Callable[[], None]) -> None:
         loop = asking.loop
-        self.answer: asyncio.Future[Reply | None] = loop.create_future()
+        self.is_over = False
+        self._answer: Reply | None = None
+        self._then: list[Then] = []
+        self._on_end = on_end
         self._asking = asking
         now = loop.time()
         order = sorted(peers, key=lambda peer: peer.is_sick(now))
@@ -34,6 +43,13 @@ class Race:
         self._end_of_patience: asyncio.TimerHandle | None = None
         self._end_of_time = loop.call_later(QUESTION_S, self._finish, None)
         self._ask_next()
+
+    def then(self, call: Then) -> None:
+        """Have this called with the answer: now, if it is there."""
+        if self.is_over:
+            call(self._answer)
+        else:
+            self._then.append(call)
 
     def close(self) -> None:
         """Ends it now, unanswered."""
@@ -92,7 +108,13 @@ class Race:
         for exchange in self._running:
             exchange.close()
         self._running.clear()
-        if not self.answer.done():
-            answer = reply or self._no_answer
-            self._asking.counts.unanswered += answer is None
-            self.answer.set_result(answer)
+        if self.is_over:
+            return
+        self.is_over, self._answer = True, reply or self._no_answer
+        self._asking.counts.unanswered += self._answer is None
+        self._on_end()
+        first, others = self._then[:1], self._then[1:]
+        for call in others:  # each in a turn of its own: one that fails is no other's matter
+            self._asking.loop.call_soon(call, self._answer)
+        for call in first:
+            call(self._answer)

@@ -5,10 +5,11 @@ A question travels as nothing but its name and kind, and once, however many ask 
 
 import asyncio
 import socket
+from functools import partial
 
 from exeat.dns.exchange import EDNS_PAYLOAD, Asking, Counts, MakeSocket
 from exeat.dns.health import Peer
-from exeat.dns.race import Race
+from exeat.dns.race import Race, Then
 from exeat.dns.records import Reply
 from exeat.dns.wire import write_query
 from exeat.errors import ExeatError
@@ -50,13 +51,19 @@ class Upstream:
 
         Flood: too many questions are in flight already. ValueError: the name cannot be written.
         """
+        answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self.ask_then(name, kind, lambda reply: None if answer.done() else answer.set_result(reply))
+        return await answer  # who gives up gives up for itself
+
+    def ask_then(self, name: str, kind: int, then: Then) -> None:
+        """The same without waiting: `then` is called with what upstream says, now or later."""
         key = (name, kind)
         race = self._races.get(key)
         if race:
             self.counts.joined += 1
         else:
             race = self._begin(key)
-        return await asyncio.shield(race.answer)  # who gives up gives up for itself
+        race.then(then)
 
     def close(self) -> None:
         """Ends what is in flight: whoever still waits gets None."""
@@ -70,11 +77,13 @@ class Upstream:
         query = write_query(0, *key, EDNS_PAYLOAD)
         asking = Asking(asyncio.get_running_loop(), *key, query, self._make_socket, self.counts)
         self.counts.questions += 1
-        race = Race(asking, self._peers_for(key[0]))
-        if not race.answer.done():
+        race = Race(asking, self._peers_for(key[0]), partial(self._forget, key))
+        if not race.is_over:
             self._races[key] = race
-            race.answer.add_done_callback(lambda _: self._races.pop(key, None))
         return race
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        self._races.pop(key, None)
 
     def _peers_for(self, name: str) -> list[Peer]:
         """The servers of the longest domain that covers the name."""
