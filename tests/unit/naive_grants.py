@@ -63,6 +63,7 @@ class NaiveGrants:
         for address in dict.fromkeys(addresses):
             pair = self.pairs.get((name, address))
             if pair and pair.ports_id == ports_id and pair.until_ns >= until_ns:
+                pair.granted_ns = now_ns
                 continue
             others = {other.ports_id for (_, place), other in self.pairs.items() if place == address}
             is_full = not pair and len(mine & self.pairs.keys()) == self.limit
