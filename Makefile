@@ -16,7 +16,7 @@ help: ## this list
 
 setup: $(VENV)/.ready ## install what is missing (system packages by apt, Python packages from the lock file)
 
-$(VENV)/.ready: requirements.lock pyproject.toml packaging/install-packages.sh
+$(VENV)/.ready: Makefile requirements.lock pyproject.toml packaging/install-packages.sh
 	packaging/install-packages.sh $(RUNTIME_PACKAGES) $(TEST_PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
