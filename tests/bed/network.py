@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 
 from bed.namespace import Namespace
@@ -90,13 +91,12 @@ class Network:
         self._opened: list[Namespace] = []
 
     def __enter__(self) -> Network:
-        try:
+        with ExitStack() as unfinished:
+            unfinished.callback(self.close)
             self.client = self._open()
             self.hosts = self._open()
             self._configure()
-        except BaseException:
-            self.close()
-            raise
+            unfinished.pop_all()
         return self
 
     def _open(self) -> Namespace:

@@ -22,33 +22,16 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Twin: dns_side.py. */
+#include "bench.h"
+
+/* Twin: keeper.py. */
 enum { PORT_REACHED = 5005, KNOWN = 100, FRESH = 3000, KNOWN_TTL = 300, FRESH_TTL = 1 };
 enum { WINDOW = 128, PIECES_MAX = 4096, MESSAGE_MAX = 512, HEADER = 12, PATIENCE_MS = 5000 };
 
-static struct sockaddr_in to = {.sin_family = AF_INET};
 static uint64_t took[PIECES_MAX];
 static uint16_t ident;
 static unsigned fresh;
 static bool varies;
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1000000000ULL + now.tv_nsec;
-}
-
-static void die(const char *what) {
-  fprintf(stderr, "ask: %s: %s\n", what, strerror(errno));
-  exit(1);
-}
-
-static int check(int result, const char *what) {
-  if (result < 0)
-    die(what);
-  return result;
-}
 
 /* The question for A of <letter><number>.bench.test, as a stub resolver writes it; its length. */
 static int write_question(uint8_t *message, char letter, unsigned number) {
@@ -223,18 +206,5 @@ static void serve(void) {
 }
 
 int main(int argc, char **argv) {
-  cpu_set_t cpus;
-
-  if (argc < 3 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1)
-    die("usage: ask serve|client ADDRESS [CPU]");
-  if (argc > 3) {
-    CPU_ZERO(&cpus);
-    CPU_SET(atoi(argv[3]), &cpus);
-    check(sched_setaffinity(0, sizeof(cpus), &cpus), "sched_setaffinity");
-  }
-  if (!strcmp(argv[1], "serve"))
-    serve();
-  else
-    client();
-  return 0;
+  return run(argc, argv, serve, client);
 }

@@ -23,35 +23,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench.h"
+
 /* Twins: load.py, and the rules in place.py. */
 enum { PORT_CONNECT = 5001, PORT_SINK = 5002, PORT_UDP = 5003, PORT_DENIED = 5004, PORT_FIRST = 443, PORT_TLS = 8443 };
 enum { BLOCK = 65536, RECORD = 16384, DATAGRAM = 64, HELLO_MAX = 4096 };
 
-static struct sockaddr_in to = {.sin_family = AF_INET};
 static char block[BLOCK];
 static char hello[HELLO_MAX];
 static size_t hello_length;
 /* A change of cipher and the beginning of application data: what a TLS 1.3 client sends once it has its answer. */
 static const char second_flight[] = "\x14\x03\x03\x00\x01\x01\x17\x03\x03\x00\x20"
                                     "................................";
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1000000000ULL + now.tv_nsec;
-}
-
-static void die(const char *what) {
-  fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-  exit(1);
-}
-
-static int check(int result, const char *what) {
-  if (result < 0)
-    die(what);
-  return result;
-}
 
 static struct sockaddr *at_port(uint16_t port) {
   to.sin_port = htons(port);
@@ -273,18 +256,5 @@ static void serve(void) {
 }
 
 int main(int argc, char **argv) {
-  cpu_set_t cpus;
-
-  if (argc < 3 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1)
-    die("usage: load serve|client ADDRESS [CPU]");
-  if (argc > 3) {
-    CPU_ZERO(&cpus);
-    CPU_SET(atoi(argv[3]), &cpus);
-    check(sched_setaffinity(0, sizeof(cpus), &cpus), "sched_setaffinity");
-  }
-  if (!strcmp(argv[1], "serve"))
-    serve();
-  else
-    client();
-  return 0;
+  return run(argc, argv, serve, client);
 }

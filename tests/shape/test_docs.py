@@ -2,14 +2,13 @@
 
 import json
 import re
-from ipaddress import ip_address
 from pathlib import Path
 
 from exeat.core.stories import STORIES
 from exeat.core.verdict_text import json_line
 from exeat.kernel.abi import Hook
-from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
+from unit.record_words import any_record
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {hook.name.lower() for hook in Hook}
@@ -35,29 +34,6 @@ def example() -> dict[str, object]:
     return parsed
 
 
-def record() -> Record:
-    """Any verdict."""
-    return Record(
-        time_ns=1,
-        verdict=Verdict.DROPPED,
-        reason=Reason.NAME_NOT_ALLOWED,
-        hook="hello",
-        workload="/exeat.slice/run-1",
-        policy="demo",
-        rule=None,
-        process=Process(1, "curl", 0),
-        protocol=6,
-        address=ip_address("203.0.113.11"),
-        port=443,
-        source=None,
-        source_port=0,
-        name="evil.test",
-        bytes=517,
-        detail=0,
-        judged_ns=1,
-    )
-
-
 def test_every_reason_has_a_story() -> None:
     """And no story is told of a reason that is not."""
     assert set(STORIES) == set(Reason)
@@ -81,7 +57,7 @@ def test_the_hooks_of_reasons_md_are_hooks() -> None:
 
 def test_verdicts_md_names_exactly_the_fields_of_a_line() -> None:
     """In the order in which they are written; and so does its example."""
-    emitted = json.loads(json_line(record()))
+    emitted = json.loads(json_line(any_record()))
     assert [row[0].strip("`") for row in rows("verdicts.md")] == list(emitted)
     assert list(example()) == list(emitted)
     for field in ("process", "destination"):

@@ -16,9 +16,10 @@ from exeat.core.resolvable import Resolvable
 from exeat.core.yaml_nodes import TEXT_MAX
 from exeat.model.networks import Address, mapped
 from exeat.model.policy import Mode, Policy, Protocol
-from exeat.model.record import Process, Record
+from exeat.model.record import Record
 from exeat.model.verdicts import Reason, Verdict
 from unit.naive_judge import DNS_PORTS, may, nanoseconds
+from unit.record_words import any_record
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 TCP, UDP, ICMP = 6, 17, 1
@@ -39,24 +40,15 @@ def record(
     evidence: str | None = None,
 ) -> Record:
     """A verdict of a run in open mode."""
-    return Record(
-        time_ns=0,
+    return any_record(
         verdict=verdict,
         reason=reason,
         hook=hook,
-        workload="/w",
-        policy="open",
-        rule=None,
-        process=Process(1, "curl", 0),
         protocol=protocol,
         address=ip_address(address) if address else None,
         port=port,
-        source=None,
-        source_port=0,
         name=name,
-        bytes=0,
         detail=detail,
-        judged_ns=0,
         count=count,
         evidence=evidence,
     )

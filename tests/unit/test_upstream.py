@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
-from loopback_hosts import ADDRESSES, free_port, loopback_hosts
-from upstream_stage import FIRST, LIE, MANY, SECOND, THIRD, Stage, addresses, ask, play
+from loopback_hosts import ADDRESSES, free_port
+from upstream_stage import FIRST, LIE, MANY, SECOND, THIRD, Stage, addresses, answer_of, ask, play
 
 from bed.services import Lie, Manner, TcpManner
 from exeat.dns.exchange import BAD_REPLIES_MAX
@@ -18,20 +17,6 @@ from exeat.model.policy import Server, Upstreams
 
 SILENT = Manner(is_silent=True)
 WRONG_ID: tuple[Lie, ...] = ("id",)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Stage]:
-    """One set of servers for all these tests."""
-    with loopback_hosts() as hosts:
-        yield Stage(hosts)
-
-
-@pytest.fixture
-def stage(servers: Stage) -> Stage:
-    """As if nothing had been before."""
-    servers.clear()
-    return servers
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -51,7 +36,7 @@ def test_chains_and_refusals_come_as_they_are(stage: Stage) -> None:
 
     async def scene() -> list[Reply | None]:
         questions = (("www.shop.test", Kind.A), ("loop.test", Kind.A), ("no.test", Kind.A), ("shop.test", Kind.TXT))
-        return [await upstream.ask(*question) for question in questions]
+        return [await answer_of(upstream, *question) for question in questions]
 
     chain, circle, no_name, no_data = play(upstream, scene)
     assert chain
@@ -82,7 +67,7 @@ def test_ids_and_ports_cannot_be_foretold(stage: Stage) -> None:
 
     async def scene() -> None:
         for number in range(300):
-            await upstream.ask(f"{number}.wild.test", Kind.A)
+            await answer_of(upstream, f"{number}.wild.test", Kind.A)
 
     play(upstream, scene)
     asked = stage.first.questions()
@@ -145,7 +130,7 @@ def test_what_does_not_fit_is_asked_again_over_tcp(stage: Stage) -> None:
     upstream = stage.upstream(stage.first)
 
     async def scene() -> tuple[Reply | None, Reply | None]:
-        return await upstream.ask("many.test", Kind.A), await upstream.ask("large.test", Kind.TXT)
+        return await answer_of(upstream, "many.test", Kind.A), await answer_of(upstream, "large.test", Kind.TXT)
 
     many, large = play(upstream, scene)
     assert len(addresses(many)) == MANY
@@ -266,10 +251,10 @@ def test_a_server_known_to_be_quick_is_given_less_time(stage: Stage) -> None:
     upstream = stage.upstream(stage.first, stage.second)
 
     async def scene() -> float:
-        await upstream.ask("shop.test", Kind.A)
+        await answer_of(upstream, "shop.test", Kind.A)
         stage.first.behave(SILENT)
         began = asyncio.get_running_loop().time()
-        assert addresses(await upstream.ask("shop.test", Kind.A)) == [SECOND]
+        assert addresses(await answer_of(upstream, "shop.test", Kind.A)) == [SECOND]
         return asyncio.get_running_loop().time() - began
 
     assert 0.04 < play(upstream, scene) < 0.3
@@ -280,9 +265,9 @@ def test_a_quick_server_that_takes_its_time_is_not_asked_twice(stage: Stage) -> 
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        await upstream.ask("shop.test", Kind.A)
+        await answer_of(upstream, "shop.test", Kind.A)
         stage.first.behave(Manner(delay_s=0.25))
-        assert addresses(await upstream.ask("shop.test", Kind.A)) == [FIRST]
+        assert addresses(await answer_of(upstream, "shop.test", Kind.A)) == [FIRST]
 
     play(upstream, scene)
     assert len(stage.first.questions()) == 2
@@ -295,7 +280,7 @@ def test_who_answers_the_second_time_is_not_blamed_for_the_first(stage: Stage) -
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        question = asyncio.ensure_future(upstream.ask("shop.test", Kind.A))
+        question = asyncio.ensure_future(answer_of(upstream, "shop.test", Kind.A))
         await asyncio.sleep(0.1)
         stage.first.behave(None)
         assert addresses(await question) == [FIRST]
@@ -313,7 +298,7 @@ def test_who_was_silent_three_times_is_asked_last(stage: Stage) -> None:
         times = []
         for number in range(4):
             began = asyncio.get_running_loop().time()
-            assert addresses(await upstream.ask(f"{number}.wild.test", Kind.A)) == [SECOND]
+            assert addresses(await answer_of(upstream, f"{number}.wild.test", Kind.A)) == [SECOND]
             times.append(asyncio.get_running_loop().time() - began)
         return times
 
@@ -343,7 +328,7 @@ def test_a_lost_datagram_is_sent_again(stage: Stage) -> None:
     upstream = stage.upstream(stage.first)
 
     async def scene() -> Reply | None:
-        question = asyncio.ensure_future(upstream.ask("shop.test", Kind.A))
+        question = asyncio.ensure_future(answer_of(upstream, "shop.test", Kind.A))
         await asyncio.sleep(0.1)
         assert len(stage.first.questions()) == 1
         stage.first.behave(None)
@@ -360,7 +345,7 @@ def test_each_domain_has_its_own_servers(stage: Stage) -> None:
 
     async def scene() -> dict[str, list[str]]:
         names = ("a.wild.test", "a.deep.wild.test", "deep.wild.test", "adeep.wild.test", "shop.test")
-        return {name: addresses(await upstream.ask(name, Kind.A)) for name in names}
+        return {name: addresses(await answer_of(upstream, name, Kind.A)) for name in names}
 
     assert play(upstream, scene) == {
         "a.wild.test": [SECOND],

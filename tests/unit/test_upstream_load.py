@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
 
 import pytest
-from loopback_hosts import loopback_hosts
-from upstream_stage import FIRST, SECOND, Stage, addresses, ask, play
+from upstream_stage import FIRST, SECOND, Stage, addresses, answer_of, ask, play
 
 from bed.services import Manner
 from exeat.dns.health import PATIENCE_MIN_S, PATIENCE_S, SICK_AFTER, SICK_S, Peer
@@ -21,28 +19,14 @@ SLOW = Manner(delay_s=0.2)
 SILENT = Manner(is_silent=True)
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Stage]:
-    """One set of servers for all these tests."""
-    with loopback_hosts() as hosts:
-        yield Stage(hosts)
-
-
-@pytest.fixture
-def stage(servers: Stage) -> Stage:
-    """As if nothing had been before."""
-    servers.clear()
-    return servers
-
-
 def test_a_herd_asks_once(stage: Stage) -> None:
     """Fifty who ask the same get the same answer; another kind is another question."""
     stage.first.behave(SLOW)
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        herd = [upstream.ask("shop.test", Kind.A) for _ in range(50)]
-        *replies, other = await asyncio.gather(*herd, upstream.ask("shop.test", Kind.AAAA))
+        herd = [answer_of(upstream, "shop.test", Kind.A) for _ in range(50)]
+        *replies, other = await asyncio.gather(*herd, answer_of(upstream, "shop.test", Kind.AAAA))
         assert addresses(replies[0]) == [FIRST]
         assert all(reply is replies[0] for reply in replies)
         assert other is not replies[0]
@@ -58,7 +42,7 @@ def test_a_question_is_asked_anew_once_it_was_answered(stage: Stage) -> None:
 
     async def scene() -> None:
         for _ in range(3):
-            await upstream.ask("shop.test", Kind.A)
+            await answer_of(upstream, "shop.test", Kind.A)
 
     play(upstream, scene)
     assert stage.asked(stage.first) == ["udp shop.test A"] * 3
@@ -70,7 +54,7 @@ def test_who_gives_up_takes_nobody_along(stage: Stage) -> None:
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        askers = [asyncio.ensure_future(upstream.ask("shop.test", Kind.A)) for _ in range(3)]
+        askers = [asyncio.ensure_future(answer_of(upstream, "shop.test", Kind.A)) for _ in range(3)]
         await asyncio.sleep(0.05)
         askers[0].cancel()
         askers[1].cancel()
@@ -89,7 +73,7 @@ def test_when_all_have_given_up_nothing_stays(stage: Stage, manner: Manner) -> N
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        asker = asyncio.ensure_future(upstream.ask("shop.test", Kind.A))
+        asker = asyncio.ensure_future(answer_of(upstream, "shop.test", Kind.A))
         await asyncio.sleep(0.1)
         asker.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -105,13 +89,13 @@ def test_close_ends_every_wait(stage: Stage, manner: Manner) -> None:
     upstream = stage.upstream(stage.first)
 
     async def scene() -> None:
-        asker = asyncio.ensure_future(upstream.ask("shop.test", Kind.A))
+        asker = asyncio.ensure_future(answer_of(upstream, "shop.test", Kind.A))
         await asyncio.sleep(0.1)
         upstream.close()
         upstream.close()
         assert await asyncio.wait_for(asker, 0.1) is None
         stage.first.behave(None)
-        assert addresses(await upstream.ask("shop.test", Kind.A)) == [FIRST]
+        assert addresses(await answer_of(upstream, "shop.test", Kind.A)) == [FIRST]
 
     play(upstream, scene)
 
@@ -123,18 +107,19 @@ def test_beyond_so_many_in_flight_none_is_taken(stage: Stage) -> None:
 
     async def scene() -> None:
         askers = [
-            asyncio.ensure_future(upstream.ask(f"{number}.wild.test", Kind.A)) for number in range(IN_FLIGHT_MAX - 1)
+            asyncio.ensure_future(answer_of(upstream, f"{number}.wild.test", Kind.A))
+            for number in range(IN_FLIGHT_MAX - 1)
         ]
-        last = asyncio.ensure_future(upstream.ask("last.wild.test", Kind.A))
+        last = asyncio.ensure_future(answer_of(upstream, "last.wild.test", Kind.A))
         await asyncio.sleep(0)
         with pytest.raises(Flood):
-            await upstream.ask("shop.test", Kind.A)
-        joined = asyncio.ensure_future(upstream.ask("0.wild.test", Kind.A))
+            await answer_of(upstream, "shop.test", Kind.A)
+        joined = asyncio.ensure_future(answer_of(upstream, "0.wild.test", Kind.A))
         await asyncio.sleep(0)
         upstream.close()
         assert await asyncio.gather(*askers, last, joined) == [None] * (IN_FLIGHT_MAX + 1)
         stage.first.behave(None)
-        assert addresses(await upstream.ask("shop.test", Kind.A)) == [FIRST]
+        assert addresses(await answer_of(upstream, "shop.test", Kind.A)) == [FIRST]
 
     play(upstream, scene)
     assert stage.asked(stage.first).count("udp shop.test A") == 1
@@ -157,9 +142,9 @@ def test_without_descriptors_a_question_stays_unanswered(stage: Stage) -> None:
     async def scene() -> None:
         nonlocal has_none
         for _ in range(SICK_AFTER):
-            assert await upstream.ask("shop.test", Kind.A) is None
+            assert await answer_of(upstream, "shop.test", Kind.A) is None
         has_none = False
-        assert addresses(await upstream.ask("shop.test", Kind.A)) == [FIRST]
+        assert addresses(await answer_of(upstream, "shop.test", Kind.A)) == [FIRST]
 
     play(upstream, scene)
     assert (upstream.counts.failures, upstream.counts.unanswered) == (0, SICK_AFTER)
@@ -190,7 +175,7 @@ def test_a_name_that_cannot_be_written_is_the_callers_error(stage: Stage) -> Non
 
     async def scene() -> None:
         with pytest.raises(ValueError, match="."):
-            await upstream.ask("a" * 64 + ".test", Kind.A)
+            await answer_of(upstream, "a" * 64 + ".test", Kind.A)
 
     play(upstream, scene)
     assert stage.asked(stage.first) == []
@@ -204,7 +189,7 @@ def test_a_thousand_questions_are_all_answered(stage: Stage) -> None:
     async def some(first: int) -> None:
         for number in range(first, first + 5):
             name = f"{number}.wild.test"
-            reply = await upstream.ask(name, Kind.A)
+            reply = await answer_of(upstream, name, Kind.A)
             assert reply
             assert [record.name for record in reply.records] == [name]
 

@@ -93,12 +93,19 @@ def descriptors() -> dict[str, str]:
     return {number: os.readlink(path) for number, path in links.items() if path.is_symlink()}
 
 
+async def answer_of(upstream: Upstream, name: str, kind: int) -> Reply | None:
+    """What upstream says, waited for; who gives up gives up for itself."""
+    answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+    upstream.ask(name, kind, lambda reply: None if answer.done() else answer.set_result(reply))
+    return await answer
+
+
 def ask(upstream: Upstream, name: str = "shop.test", kind: int = Kind.A) -> tuple[Reply | None, float]:
     """One question, with the seconds it took."""
 
     async def scene() -> tuple[Reply | None, float]:
         began = time.monotonic()
-        return await upstream.ask(name, kind), time.monotonic() - began
+        return await answer_of(upstream, name, kind), time.monotonic() - began
 
     return play(upstream, scene)
 
