@@ -14,6 +14,8 @@ struct flow {
   __u32 payload; /* bytes behind the transport header */
 };
 
+#define LOOPBACK_V4 bpf_htonl(0x7f000001) /* 127.0.0.1 */
+
 static __always_inline void set_v4(__be32 *ret_address, __be32 v4) {
   ret_address[0] = 0;
   ret_address[1] = 0;
@@ -40,6 +42,32 @@ static __always_inline void copy_address(__be32 *ret, const __be32 *from) {
   ret[1] = from[1];
   ret[2] = from[2];
   ret[3] = from[3];
+}
+
+/* The address of the same family that every host's own services are at. */
+static __always_inline void set_loopback(__be32 *ret_address) {
+  if (is_v4(ret_address)) {
+    ret_address[3] = LOOPBACK_V4;
+    return;
+  }
+  ret_address[0] = 0;
+  ret_address[1] = 0;
+  ret_address[2] = 0;
+  ret_address[3] = bpf_htonl(1);
+}
+
+static __always_inline void read_user_ip6(struct bpf_sock_addr *ctx, __be32 *ret_address) {
+  ret_address[0] = ctx->user_ip6[0];
+  ret_address[1] = ctx->user_ip6[1];
+  ret_address[2] = ctx->user_ip6[2];
+  ret_address[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void write_user_ip6(struct bpf_sock_addr *ctx, const __be32 *address) {
+  ctx->user_ip6[0] = address[0];
+  ctx->user_ip6[1] = address[1];
+  ctx->user_ip6[2] = address[2];
+  ctx->user_ip6[3] = address[3];
 }
 
 /* ICMPv6 is asked for as ICMP: one word in a policy means both. */

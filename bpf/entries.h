@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the agent writes for the programs to judge by: policies, grants and gates. Twin: agent/exeat/kernel/abi.py; a
- * test compares size and offset of every field. Times end in _ns and are CLOCK_BOOTTIME; every pad has a name. */
+/* What the agent writes for the programs to judge by: policies, grants and gates. Twin: agent/exeat/kernel/entries.py;
+ * a test compares size and offset of every field. Times end in _ns and are CLOCK_BOOTTIME; every pad has a name. */
 #pragma once
 
 #include "limits.h"

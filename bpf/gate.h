@@ -24,14 +24,7 @@ static __always_inline bool send_to_gate(struct bpf_sock_addr *ctx, struct stamp
     return 0;
   server->network = key.network;
   copy_address(server->address, flow->address);
-  if (is_v4(flow->address)) {
-    set_v4(flow->address, bpf_htonl(0x7f000001));
-  } else {
-    flow->address[0] = 0;
-    flow->address[1] = 0;
-    flow->address[2] = 0;
-    flow->address[3] = bpf_htonl(1);
-  }
+  set_loopback(flow->address);
   flow->port = gate->port;
   if (loopback_owner(ctx, flow, standing->workload) != OWNER_GATE) { /* it has gone, and its port may be anybody's */
     copy_address(flow->address, server->address);

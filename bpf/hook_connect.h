@@ -126,7 +126,7 @@ static __always_inline int on_way_out_v4(struct bpf_sock_addr *ctx, __u8 hook) {
   enum way way;
 
   if (ctx->user_ip4 == 0)
-    ctx->user_ip4 = bpf_htonl(0x7f000001); /* the kernel would take 0.0.0.0 for an address of its own choice */
+    ctx->user_ip4 = LOOPBACK_V4; /* the kernel would take 0.0.0.0 for an address of its own choice */
   set_v4(flow.address, ctx->user_ip4);
   flow.port = ctx->user_port;
   flow.protocol = canonical_protocol(ctx->protocol);
@@ -142,25 +142,19 @@ static __always_inline int on_way_out_v6(struct bpf_sock_addr *ctx, __u8 hook) {
   struct flow flow = {};
   enum way way;
 
-  flow.address[0] = ctx->user_ip6[0];
-  flow.address[1] = ctx->user_ip6[1];
-  flow.address[2] = ctx->user_ip6[2];
-  flow.address[3] = ctx->user_ip6[3];
+  read_user_ip6(ctx, flow.address);
   if (flow.address[0] == 0 && flow.address[1] == 0 && flow.address[3] == 0) {
     if (flow.address[2] == 0)
       flow.address[3] = bpf_htonl(1);
     else if (flow.address[2] == bpf_htonl(0xffff))
-      flow.address[3] = bpf_htonl(0x7f000001);
+      flow.address[3] = LOOPBACK_V4;
     ctx->user_ip6[3] = flow.address[3];
   }
   flow.port = ctx->user_port;
   flow.protocol = canonical_protocol(ctx->protocol);
   way = judge_destination(ctx, &flow, hook);
   if (way == TO_GATE) {
-    ctx->user_ip6[0] = flow.address[0];
-    ctx->user_ip6[1] = flow.address[1];
-    ctx->user_ip6[2] = flow.address[2];
-    ctx->user_ip6[3] = flow.address[3];
+    write_user_ip6(ctx, flow.address);
     ctx->user_port = flow.port;
   }
   return way != REFUSED;

@@ -19,7 +19,7 @@ static __always_inline struct server *server_behind(struct bpf_sock_addr *ctx) {
 static __always_inline int put_back_v4(struct bpf_sock_addr *ctx) {
   struct server *server;
 
-  if (ctx->user_ip4 != bpf_htonl(0x7f000001))
+  if (ctx->user_ip4 != LOOPBACK_V4)
     return 1;
   server = server_behind(ctx);
   if (!server)
@@ -33,19 +33,13 @@ static __always_inline int put_back_v6(struct bpf_sock_addr *ctx) {
   struct server *server;
   __be32 address[4];
 
-  address[0] = ctx->user_ip6[0];
-  address[1] = ctx->user_ip6[1];
-  address[2] = ctx->user_ip6[2];
-  address[3] = ctx->user_ip6[3];
+  read_user_ip6(ctx, address);
   if (!is_loopback(address))
     return 1;
   server = server_behind(ctx);
   if (!server)
     return 1;
-  ctx->user_ip6[0] = server->address[0];
-  ctx->user_ip6[1] = server->address[1];
-  ctx->user_ip6[2] = server->address[2];
-  ctx->user_ip6[3] = server->address[3];
+  write_user_ip6(ctx, server->address);
   ctx->user_port = bpf_htons(53);
   return 1;
 }

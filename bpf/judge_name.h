@@ -15,6 +15,18 @@ static __always_inline struct host_slot *slot_of(struct host *host, const struct
   return host->is_exact || name->dots == host->dots ? &host->one : &host->many;
 }
 
+/* A rule allows the name until then, and a hello that hides another until `ech_until_ns`. */
+static __always_inline void judge_end(__u64 until_ns, __u64 ech_until_ns, const struct verified_name *name,
+                                      __u64 now_ns, struct judgement *ret) {
+  if (now_ns >= until_ns)
+    return deny(ret, RULE_EXPIRED);
+  if (name->has_ech && now_ns >= ech_until_ns)
+    return deny(ret, ECH);
+  ret->outcome = ALLOW;
+  ret->reason = NAME_ALLOWED;
+  ret->until_ns = name->has_ech ? ech_until_ns : until_ns;
+}
+
 /* A name that a rule allows throughout its networks. */
 static __always_inline void judge_listed(__u32 names_id, struct verified_name *name, __u64 now_ns,
                                          struct judgement *ret) {
@@ -29,13 +41,7 @@ static __always_inline void judge_listed(__u32 names_id, struct verified_name *n
   if (slot->until_ns == 0)
     return deny(ret, host->is_doh ? DOH_HOST : NAME_NOT_ALLOWED);
   ret->rule_id = slot->rule;
-  if (now_ns >= slot->until_ns)
-    return deny(ret, RULE_EXPIRED);
-  if (name->has_ech && now_ns >= slot->ech_until_ns)
-    return deny(ret, ECH);
-  ret->outcome = ALLOW;
-  ret->reason = NAME_ALLOWED;
-  ret->until_ns = name->has_ech ? slot->ech_until_ns : slot->until_ns;
+  judge_end(slot->until_ns, slot->ech_until_ns, name, now_ns, ret);
   if (until_ns < ret->until_ns)
     ret->until_ns = until_ns;
 }
@@ -77,13 +83,7 @@ static __always_inline void judge_grant(__u32 policy_id, const struct flow *flow
   ret->rule_id = port->named_rule;
   if (now_ns >= grant->until_ns && !is_established)
     return deny(ret, GRANT_EXPIRED);
-  if (now_ns >= port->named_until_ns)
-    return deny(ret, RULE_EXPIRED);
-  if (name->has_ech && now_ns >= port->named_ech_until_ns)
-    return deny(ret, ECH);
-  ret->outcome = ALLOW;
-  ret->reason = NAME_ALLOWED;
-  ret->until_ns = name->has_ech ? port->named_ech_until_ns : port->named_until_ns;
+  judge_end(port->named_until_ns, port->named_ech_until_ns, name, now_ns, ret);
 }
 
 /* A hello's name, after judge_network or judge_flow has asked for one. */

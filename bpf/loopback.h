@@ -15,7 +15,7 @@ static __always_inline enum owner loopback_owner(void *ctx, const struct flow *f
   struct bpf_sock *sk;
 
   if (is_v4(flow->address)) {
-    tuple.ipv4.saddr = flow->source[3] ?: bpf_htonl(0x7f000001);
+    tuple.ipv4.saddr = flow->source[3] ?: LOOPBACK_V4;
     tuple.ipv4.daddr = flow->address[3];
     tuple.ipv4.sport = flow->source_port;
     tuple.ipv4.dport = flow->port;

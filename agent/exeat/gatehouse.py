@@ -96,6 +96,8 @@ class Gatehouse:
             self._thread.join()
         elif self._listeners:
             self._listeners.close()
+        if self._diagnosis:
+            self._diagnosis.close()
         if self._thread.ident and not self._has_served and not self._failures:
             raise KernelError("the gate ended before its time: its error stands above")
         if self._failures:
@@ -231,8 +233,10 @@ class Gatehouse:
 
     def _tell_evicted(self, change: Change) -> None:
         """Once for each name, with one of its addresses: a single answer may drive out as many as it brings."""
+        if not change.evicted:
+            return
         first = dict(reversed(change.evicted))
-        if self._gate and first:
+        if self._gate:
             self._gate.forget(first)
         counts = Counter(name for name, _ in change.evicted)
         for name, count in counts.items():

@@ -11,6 +11,7 @@ from exeat.model.names import NAME_MAX, HostPattern, PatternKind
 
 _LABEL_MAX = 63  # RFC 1035, 2.3.4
 _TEXT_MAX = 1024  # no name is so long even in Unicode; IDNA need not look at more
+_SERVICE = re.compile(r"_[a-z0-9-]{1,15}\._(tcp|udp|tls)\.(?P<host>.+)")  # RFC 6335 5.1 bounds a service's name
 _KINDS = (PatternKind.ANY_LABELS, PatternKind.ONE_LABEL, PatternKind.EXACT)  # the last begins every text
 _LABEL = re.compile(r"[a-z0-9-]+")
 # What URL readers take for an IPv4 address: `127.1`, `0x7f000001` (WHATWG URL, "ends in a number").
@@ -132,3 +133,9 @@ def _no_idna_name(text: str, error: Exception) -> str:
     why = str(error).replace("\n", " ")
     why = "".join(c if c.isprintable() else "?" for c in why)
     return f"{shown(text)} is no international host name ({why}): write it as your browser shows it, or in A-labels"
+
+
+def host_of_service(name: str) -> str | None:
+    """`example.com` of `_ldap._tcp.example.com`: who may resolve a host may resolve its services (RFC 2782)."""
+    service = _SERVICE.fullmatch(name)
+    return service["host"] if service else None

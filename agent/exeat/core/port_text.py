@@ -11,6 +11,7 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _GATE_PORT = 53
 # What else carries names: the kernel denies it before it looks at rules. Twin: refuse_port in bpf/judge.h.
 _CLOSED = {137: "NetBIOS", 853: "DNS over TLS and QUIC", 5353: "mDNS", 5355: "LLMNR"}
+NAMING_PORTS = frozenset({_GATE_PORT, *_CLOSED})  # that no rule opens
 
 
 def parse_ports(text: str) -> PortRange:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from exeat.core.names import parse_host_pattern
+from exeat.core.names import host_of_service, parse_host_pattern
+from exeat.core.port_text import NAMING_PORTS
 from exeat.core.proposal_text import Proposal, ProposedRule, proposal_text
 from exeat.core.query_types import QUERY_TYPES, parse_query_type, query_type_word
 from exeat.core.reached import Reached, Room, is_special
@@ -26,7 +27,6 @@ from exeat.model.verdicts import Reason, Verdict
 
 _NOTES_MAX = 200
 _PROTOCOLS = {1: Protocol.ICMP, 6: Protocol.TCP, 17: Protocol.UDP, 58: Protocol.ICMP}
-_NAMING_PORTS = frozenset({53, 137, 853, 5353, 5355})  # Twin: refuse_port in bpf/judge.h
 _TLS_PORT = 443
 # getaddrinfo() connects UDP sockets to put addresses in order: glibc's to the port asked for or to 0, musl's to 65535.
 _PROBED_PORTS = (0, 65535)
@@ -110,7 +110,7 @@ class Learned:
             self._note(record, "no rule can allow it")
         elif protocol is Protocol.ICMP:
             self._reached.add_address(protocol, address, 0, record.count)
-        elif record.port in _NAMING_PORTS:
+        elif record.port in NAMING_PORTS:
             where = f"{protocol_word(record.protocol)} {endpoint(address, record.port)}"
             sentence = (
                 "never allowed: names are resolved by exeat's own resolver, which answers on every address's port 53"
@@ -185,7 +185,7 @@ class Learned:
             count = kinds.total() - kinds[_PTR]
             if not count:
                 continue
-            host = _host(asked) or (_host(_behind_service(asked)) if kinds[_SRV] else None)
+            host = _host(asked) or (_host(host_of_service(asked) or "") if kinds[_SRV] else None)
             if host is None:
                 notes.add(f"{asked} (dns): no rule can hold this name", count)
             elif host not in ruled:
@@ -216,9 +216,3 @@ def _host(name: str) -> str | None:
     except ValueError:
         return None
     return pattern.name if pattern.name == name.lower() else None  # else a wildcard, a last dot, or no A-labels
-
-
-def _behind_service(name: str) -> str:
-    """`example.com` of `_ldap._tcp.example.com`: who may resolve a host may resolve its services."""
-    labels = name.split(".", 2)
-    return labels[2] if len(labels) == 3 and labels[0][:1] == labels[1][:1] == "_" else ""

@@ -6,7 +6,8 @@ from copy import deepcopy
 from typing import TypeVar
 
 from exeat.core.proposal_text import ProposedRule
-from exeat.model.networks import SPECIAL_NETWORKS, Address
+from exeat.core.resolvable import Resolvable
+from exeat.model.networks import Address, mapped
 from exeat.model.policy import Protocol
 
 _TEXT_BYTES = 900_000  # of a proposal's rules: the policy reader takes a little more
@@ -106,7 +107,7 @@ class Reached:
 
 def is_special(address: Address) -> bool:
     """Whether it is private, loopback or the like: the gate lets no name lead there unless a network rule does."""
-    return any(address in network for _, network in SPECIAL_NETWORKS)
+    return Resolvable.is_special(mapped(address))
 
 
 def _by_value(values: Mapping[_K, _V]) -> list[tuple[_V, list[_K]]]:

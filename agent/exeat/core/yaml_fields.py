@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from exeat.core.problems import Problems, shown
 from exeat.core.yaml_nodes import Field, Mapping, Node, Scalar, Sequence
@@ -112,35 +112,43 @@ def read_text(node: Node | None, what: str, problems: Problems, longest: int = 1
 
 def read_integer(node: Node | None, what: str, problems: Problems, first: int, last: int) -> int | None:
     """A number in decimal digits."""
-    if node is None:
-        return None
-    span = f"a number from {first} to {last}"
-    if not isinstance(node, Scalar):
-        problems.add(node.line, f"{what} is {_kind(node)}: write {span}")
-    elif not node.is_plain and _DECIMAL.fullmatch(node.text):
-        problems.add(node.line, f"{what} is text: write {shown(node.text)[1:-1]} without quotes")
-    elif not (node.is_plain and _DECIMAL.fullmatch(node.text)):
-        problems.add(node.line, f"{what} is {shown(node.text)}: write {span} in decimal digits")
-    elif len(node.text) > _DIGITS_MAX or not first <= int(node.text) <= last:
-        problems.add(node.line, f"{what} is {shown(node.text)}: write {span}")
-    else:
-        return int(node.text)
-    return None
+    form = _Form(_DECIMAL, f"a number from {first} to {last}", " in decimal digits")
+    text = _read_number(
+        node, what, problems, form, lambda digits: len(digits) <= _DIGITS_MAX and first <= int(digits) <= last
+    )
+    return None if text is None else int(text)
 
 
 def read_fraction(node: Node | None, what: str, problems: Problems, first: float, last: float) -> float | None:
     """A number that may have decimals: `4` or `3.5`."""
+    form = _Form(_FRACTION, f"a number from {first:g} to {last:g}, as in `{(first + last) / 2:.1f}`")
+    text = _read_number(node, what, problems, form, lambda digits: first <= float(digits) <= last)
+    return None if text is None else float(text)
+
+
+class _Form(NamedTuple):
+    """How a number is written."""
+
+    pattern: re.Pattern[str]
+    span: str
+    digits: str = ""
+
+
+def _read_number(
+    node: Node | None, what: str, problems: Problems, form: _Form, is_within: Callable[[str], bool]
+) -> str | None:
     if node is None:
         return None
-    span = f"a number from {first:g} to {last:g}, as in `{(first + last) / 2:.1f}`"
     if not isinstance(node, Scalar):
-        problems.add(node.line, f"{what} is {_kind(node)}: write {span}")
-    elif not node.is_plain and _FRACTION.fullmatch(node.text):
+        problems.add(node.line, f"{what} is {_kind(node)}: write {form.span}")
+    elif not form.pattern.fullmatch(node.text):
+        problems.add(node.line, f"{what} is {shown(node.text)}: write {form.span}{form.digits}")
+    elif not node.is_plain:
         problems.add(node.line, f"{what} is text: write {shown(node.text)[1:-1]} without quotes")
-    elif not (node.is_plain and _FRACTION.fullmatch(node.text) and first <= float(node.text) <= last):
-        problems.add(node.line, f"{what} is {shown(node.text)}: write {span}")
+    elif not is_within(node.text):
+        problems.add(node.line, f"{what} is {shown(node.text)}: write {form.span}")
     else:
-        return float(node.text)
+        return node.text
     return None
 
 

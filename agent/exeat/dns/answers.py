@@ -1,12 +1,12 @@
 """From an upstream's reply to what the workload is told: the name's own chain, and nothing that came beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exeat.core.resolvable import Resolvable
-from exeat.dns.desk import mapped_address
 from exeat.dns.names import name_at
 from exeat.dns.records import Kind, Rcode, Record, Reply
+from exeat.model.networks import mapped_bytes
 
 CHAIN_MAX = 16  # RFC 1034 sets no limit; BIND and unbound stop at 16 and 11
 ADDRESSES_MAX = 64  # as many as fit into 1232 bytes of UDP, generously
@@ -29,14 +29,8 @@ class Answer:
         """The answer without what could not be granted."""
         if not addresses:
             return self
-        kept = tuple(one for one in self.records if not _is_address(one) or mapped_address(one.data) not in addresses)
-        return Answer(
-            self.rcode,
-            kept,
-            tuple(one for one in self.addresses if one not in addresses),
-            self.withheld,
-            self.ttl_s,
-        )
+        kept = tuple(one for one in self.records if not _is_address(one) or mapped_bytes(one.data) not in addresses)
+        return replace(self, records=kept, addresses=tuple(one for one in self.addresses if one not in addresses))
 
 
 def _is_address(record: Record) -> bool:
@@ -68,7 +62,7 @@ def make_answer(reply: Reply, name: str, kind: int, resolvable: Resolvable, *, w
         if record.kind in _HIDING or (record.kind != kind and kind != Kind.ANY):
             continue
         if _is_address(record):
-            address = mapped_address(record.data)
+            address = mapped_bytes(record.data)
             if withholds and resolvable.is_special(address) and not resolvable.allows_special(address):
                 withheld.append(address)
                 continue

@@ -1,27 +1,25 @@
 """What becomes of a question, before anybody is asked: a pure decision by the compiled policy. Time is an argument."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from exeat.core.doh_hosts import known_doh_hosts
+from exeat.core.names import host_of_service
 from exeat.core.resolvable import Found, Resolvable
 from exeat.core.tunnel import TunnelWatch
 from exeat.dns.names import address_of_reverse, name_at, wire_of
 from exeat.dns.records import Kind, Record
-from exeat.model.networks import MAPPED_PREFIX
+from exeat.model.networks import mapped_bytes
 from exeat.model.policy import DnsSettings, Mode, Tunnel
 from exeat.model.tables import NEVER, HostSlot, TableSet
 from exeat.model.verdicts import Reason, Verdict
 
 LOCAL_TTL_S = 60
 TARGETS_MAX = 1024  # of SRV answers, per workload: beyond, the oldest is forgotten
-_SERVICE = re.compile(r"_[a-z0-9-]{1,15}\._(tcp|udp|tls)\.(?P<name>.+)")  # RFC 6335 5.1 bounds a service's name
 _SRV_TARGET_AT = 6  # behind priority, weight and port; RFC 2782
-_ADDRESS_KINDS = (Kind.A, Kind.AAAA)
 _FORWARDED_KINDS = (Kind.A, Kind.AAAA, Kind.CNAME, Kind.SRV)
-_LOOPBACK = {Kind.A: bytes([127, 0, 0, 1]), Kind.AAAA: bytes(15) + b"\x01"}
+_LOOPBACK: dict[int, bytes] = {Kind.A: bytes([127, 0, 0, 1]), Kind.AAAA: bytes(15) + b"\x01"}
 
 
 class Then(Enum):
@@ -132,9 +130,9 @@ class Desk:
         found = self.resolvable.find(name)
         if found:
             return found
-        service = _SERVICE.fullmatch(name) if kind == Kind.SRV else None
-        if service:  # of a name that is allowed; the labels in front are free text, so they are watched
-            found = self.resolvable.find(service["name"])
+        host = host_of_service(name) if kind == Kind.SRV else None
+        if host:  # a service of a name that is allowed; the labels in front are free text, so they are watched
+            found = self.resolvable.find(host)
             return replace(found, is_exact=False) if found else None
         target = self._targets.get(name)
         if target and boot_ns < target.until_ns:  # it was chosen by who answers for the name: no way past a policy
@@ -145,16 +143,14 @@ class Desk:
         """What an address is called: answered from the grants, because a reverse name can carry data out as well."""
         address = address_of_reverse(name)
         names = self._names_at(address, boot_ns) if address else ()
-        if address in (mapped_address(_LOOPBACK[Kind.A]), _LOOPBACK[Kind.AAAA]):
+        if address in (mapped_bytes(_LOOPBACK[Kind.A]), _LOOPBACK[Kind.AAAA]):
             names = ("localhost",)
         if not names:
-            if self.mode in (Mode.OPEN, Mode.MONITOR):
-                return self._deny(Reason.NAME_NOT_ALLOWED, None, Kind.PTR)
-            return self._refuse(Reason.NAME_NOT_ALLOWED)
+            return self._deny(Reason.NAME_NOT_ALLOWED, None, Kind.PTR)
         return self._told(tuple(Record(name, Kind.PTR, LOCAL_TTL_S, wire_of(one)) for one in names[:8]))
 
     def _local(self, name: str, kind: int) -> list[Record]:
-        data = _LOOPBACK.get(Kind(kind)) if kind in _ADDRESS_KINDS else None
+        data = _LOOPBACK.get(kind)
         return [Record(name, kind, LOCAL_TTL_S, data)] if data else []
 
     def _told(self, records: tuple[Record, ...]) -> Decision:
@@ -168,16 +164,7 @@ class Desk:
             then, verdict = Then.REFUSE, Verdict.DROPPED
         else:
             then, verdict = Then.FORWARD, Verdict.AUDIT
-        return Decision(
-            then,
-            verdict,
-            Reason.TUNNEL,
-            decision.rule,
-            decision.ports_id,
-            decision.rule_id,
-            decision.withholds,
-            evidence=str(evidence),
-        )
+        return replace(decision, then=then, verdict=verdict, reason=Reason.TUNNEL, evidence=str(evidence))
 
     def _rule(self, found: Found | None) -> str | None:
         if found is None or not 0 < found.slot.rule <= len(self._table_set.rule_names):
@@ -200,8 +187,3 @@ def _why(found: Found | None) -> Reason:
     if found is None:
         return Reason.NAME_NOT_ALLOWED
     return Reason.DOH_HOST if found.is_doh else Reason.RULE_EXPIRED
-
-
-def mapped_address(data: bytes) -> bytes:
-    """An A or AAAA record's data as the 16 bytes under which the kernel knows the address."""
-    return data if len(data) == 16 else MAPPED_PREFIX + data

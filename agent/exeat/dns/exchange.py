@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from exeat.dns.health import Peer
@@ -73,15 +74,13 @@ class Exchange:
         self._bad_replies = 0
         self._stream: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
-        sock = asking.make_socket(peer.family, socket.SOCK_DGRAM)
-        try:
+        with ExitStack() as unfinished:
+            sock = unfinished.enter_context(asking.make_socket(peer.family, socket.SOCK_DGRAM))
             sock.setblocking(False)
             sock.connect(peer.address)
             sock.send(asking.query_as(self._ident))
             asking.loop.add_reader(sock.fileno(), self._read, sock)
-        except BaseException:
-            sock.close()
-            raise
+            unfinished.pop_all()
         self._socket = sock
         asking.counts.exchanges += 1
 

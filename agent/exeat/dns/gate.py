@@ -213,7 +213,7 @@ class Gate:
     def _ask(self, pending: _Pending, now_ns: int) -> None:
         self._waiting += 1
         try:
-            self._upstream.ask_then(pending.asked.name, pending.asked.kind, partial(self._replied, pending, now_ns))
+            self._upstream.ask(pending.asked.name, pending.asked.kind, partial(self._replied, pending, now_ns))
         except Flood:
             self._waiting -= 1
             self._fail(pending, Reason.QUERY_FLOOD, now_ns)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exeat.model.networks import mapped_bytes
+
 MAX_NAME = 255  # on the wire, with the root's byte; RFC 1035 section 2.3.4
 MAX_LABEL = 63  # the two upper bits of a length say what else it is; RFC 1035 section 4.1.4
 _POINTER = 0xC0
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
 _ESCAPES = {byte: f"\\{byte:03}" for byte in range(256)} | {byte: chr(byte) for byte in _PLAIN}
 _LENGTHS = [bytes((length,)) for length in range(MAX_LABEL + 1)]
-_V4_MAPPED = bytes(10) + b"\xff\xff"
 # What all names of one message may cost together, in labels and pointers. An honest message of 65,535 bytes costs less
 # than one a byte; one made of pointers to long names would cost millions.
 _MAX_STEPS = 65536
@@ -130,7 +131,7 @@ def address_of_reverse(name: str) -> bytes | None:
     labels.reverse()
     if len(labels) == 6 and name.endswith(".in-addr.arpa"):
         if all(_is_octet(label) for label in labels[2:]):
-            return _V4_MAPPED + bytes(int(label) for label in labels[2:])
+            return mapped_bytes(bytes(int(label) for label in labels[2:]))
     elif len(labels) == 34 and name.endswith(".ip6.arpa"):
         digits = "".join(labels[2:])
         if len(digits) == 32 and all(len(label) == 1 for label in labels[2:]) and not digits.strip("0123456789abcdef"):

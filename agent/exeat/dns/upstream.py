@@ -10,7 +10,6 @@ from functools import partial
 from exeat.dns.exchange import EDNS_PAYLOAD, Asking, Counts, MakeSocket
 from exeat.dns.health import Peer
 from exeat.dns.race import Race, Then
-from exeat.dns.records import Reply
 from exeat.dns.wire import write_query
 from exeat.errors import ExeatError
 from exeat.model.policy import Server, Upstreams
@@ -46,17 +45,12 @@ class Upstream:
         self._races: dict[tuple[str, int], Race] = {}
         self.counts = Counts()
 
-    async def ask(self, name: str, kind: int) -> Reply | None:
-        """What upstream says; None if nobody answered in time. No trouble of the network's is raised.
+    def ask(self, name: str, kind: int, then: Then) -> None:
+        """`then` is called with what upstream says, now or later; with None if nobody answers in time.
 
-        Flood: too many questions are in flight already. ValueError: the name cannot be written.
+        No trouble of the network's is raised. Flood: too many questions are in flight already. ValueError: the name
+        cannot be written.
         """
-        answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self.ask_then(name, kind, lambda reply: None if answer.done() else answer.set_result(reply))
-        return await answer  # who gives up gives up for itself
-
-    def ask_then(self, name: str, kind: int, then: Then) -> None:
-        """The same without waiting: `then` is called with what upstream says, now or later."""
         key = (name, kind)
         race = self._races.get(key)
         if race:

@@ -14,6 +14,7 @@ from exeat.kernel.instance import Instance, compile_and_pin, opened, remove_inst
 from exeat.kernel.programs import PROGRAMS
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.source import build_header_tree
+from exeat.model.networks import MAPPED_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,14 @@ def _destroy() -> str:
         address, port = client.getpeername()
         source, source_port = client.getsockname()
         cookie = int.from_bytes(client.getsockopt(socket.SOL_SOCKET, 57, 8), "little")  # SO_COOKIE
-        mapped = bytes(10) + b"\xff\xff"
         diagnosis = Diagnosis()
         try:
             ended = diagnosis.destroy_flow(
-                mapped + socket.inet_aton(address), port, mapped + socket.inet_aton(source), source_port, cookie
+                MAPPED_PREFIX + socket.inet_aton(address),
+                port,
+                MAPPED_PREFIX + socket.inet_aton(source),
+                source_port,
+                cookie,
             )
         finally:
             diagnosis.close()

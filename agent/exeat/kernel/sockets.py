@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from exeat.errors import KernelError
 from exeat.kernel.abi import Stamp, VerifiedName
 from exeat.kernel.instance import Instance
+from exeat.model.networks import MAPPED_PREFIX
 
 # linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
 _NETLINK_SOCK_DIAG = 4
@@ -92,7 +93,7 @@ class Diagnosis:
     def destroy_flow(self, address: bytes, port: int, source: bytes, source_port: int, cookie: int) -> bool:
         """Ends the TCP socket that an event told of. Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d."""
         family = socket.AF_INET6
-        if address[:12] == bytes(10) + b"\xff\xff":
+        if address.startswith(MAPPED_PREFIX):
             family = socket.AF_INET
             address, source = address[12:] + bytes(12), source[12:] + bytes(12)
         identity = _ID.pack(source_port, port, source, address) + struct.pack(

@@ -6,6 +6,7 @@ from exeat.kernel.abi import Outcome, Stamp
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis, OpenSocket
 from exeat.kernel.tables import Tables
+from exeat.model.networks import MAPPED_PREFIX
 
 
 def destination(stamp: Stamp) -> tuple[int, bytes, int] | None:
@@ -47,4 +48,4 @@ def _cut(instance: Instance, is_over: Callable[[OpenSocket], bool]) -> int:
 
 
 def _is_loopback(address: bytes) -> bool:
-    return address == bytes(15) + b"\x01" or address[:13] == bytes(10) + b"\xff\xff\x7f"
+    return address == bytes(15) + b"\x01" or address.startswith(MAPPED_PREFIX + b"\x7f")

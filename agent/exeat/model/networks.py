@@ -51,9 +51,14 @@ SPECIAL_NETWORKS: tuple[tuple[str, Network], ...] = tuple(
 MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 
 
+def mapped_bytes(packed: bytes) -> bytes:
+    """The same of an address as packets and DNS records hold it, 4 or 16 bytes."""
+    return packed if len(packed) == 16 else MAPPED_PREFIX + packed
+
+
 def mapped(address: Address) -> bytes:
     """The 16 bytes under which the kernel tables know an address: IPv4 as ::ffff:a.b.c.d."""
-    return address.packed if address.version == 6 else MAPPED_PREFIX + address.packed
+    return mapped_bytes(address.packed)
 
 
 def mapped_prefix(network: Network) -> tuple[bytes, int]:
