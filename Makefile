@@ -9,18 +9,27 @@ TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-de
 CLANG_FORMAT := clang-format --style=file
 
 .DEFAULT_GOAL := help
+PROTOS := $(wildcard proto/exeat/v1/*.proto)
 .PHONY: help setup run test lint bench fuzz vm clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-setup: $(VENV)/.ready ## install what is missing (system packages by apt, Python packages from the lock file)
+setup: $(VENV)/.ready agent/exeat/v1/.generated ## install what is missing (system packages by apt, Python packages from the lock file)
 
 $(VENV)/.ready: Makefile requirements.lock pyproject.toml packaging/install-packages.sh
 	packaging/install-packages.sh $(RUNTIME_PACKAGES) $(TEST_PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+agent/exeat/v1/.generated: $(PROTOS) $(VENV)/.ready
+	mkdir -p agent/exeat/v1
+	rm -f agent/exeat/v1/*
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=agent --grpc_python_out=agent \
+	  --mypy_out=quiet:agent --mypy_grpc_out=quiet:agent $(PROTOS)
+	echo '"""Made from proto/exeat/v1 by `make setup`."""' >agent/exeat/v1/__init__.py
 	touch $@
 
 run: setup ## show exeat doing its main job, on test hosts that it makes itself
@@ -48,4 +57,4 @@ vm: setup ## the end-to-end tests on other kernels, in emulated machines
 	tests/vm/run.sh
 
 clean: ## remove what set-up and tests made below this directory
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) agent/exeat/v1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
