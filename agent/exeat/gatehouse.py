@@ -1,200 +1,219 @@
-"""The gate of one workload, put together: its listeners, its policy, the book of its grants, and the kernel's tables.
+"""The gate of one workload, put together: its listeners, its policy's ledger, and whom it tells.
 
-The book belongs to the gate's thread. Everything else asks it by way of `_in_thread`.
+A gate is made when the first question comes: most workloads of a large host ask none for hours.
 """
 
 import asyncio
-import threading
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
 
-from exeat.core.grants import Change, Grants
+from exeat.core.grants import Change
 from exeat.dns.desk import Desk
 from exeat.dns.gate import Gate, boot_ns
 from exeat.dns.listeners import Listeners, inside, open_listeners
 from exeat.dns.tellings import Asked
 from exeat.dns.upstream import Upstream
-from exeat.errors import KernelError
+from exeat.gate_thread import GateThread
 from exeat.kernel.entries import GATE_PRIORITY
-from exeat.kernel.grants import GateTables, GrantTables
-from exeat.kernel.instance import Instance
+from exeat.kernel.grants import GateTables
 from exeat.kernel.sockets import Diagnosis
-from exeat.kernel.sweep import destination
 from exeat.kernel.telling import address_of
+from exeat.ledger import Ledger
 from exeat.model.networks import Address
-from exeat.model.policy import DnsSettings, Mode, Server
+from exeat.model.policy import Mode, Server
 from exeat.model.record import Process, Record
-from exeat.model.tables import TableSet
 from exeat.model.verdicts import Reason, Verdict
 
-_T = TypeVar("_T")
-_COLLECT_NS = 10 * 10**9  # how often grants that ended are looked at: a walk over the workload's sockets
 _ANSWERED_MAX = 65536  # addresses whose names are remembered for learning
 _NAMES_MAX = 64  # of one address
 _NOBODY = Process(0, "", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Ward:
-    """Whose gate it is, and by which policy it answers."""
-
-    workload: int
-    path: str
-    policy_id: int
-    table_set: TableSet
-    dns: DnsSettings
-
-
 class Gatehouse:
-    """One workload's gate, from open() to finish()."""
+    """One workload's gate, from its making to close()."""
 
     def __init__(
-        self, instance: Instance, ward: Ward, host_servers: tuple[Server, ...], take: Callable[[Record], None]
+        self,
+        thread: GateThread,
+        workload: int,
+        path: str,
+        ledger: Ledger,
+        host_servers: tuple[Server, ...],
+        take: Callable[[Record], None],
+        mode: Mode | None = None,
     ) -> None:
-        self._instance = instance
-        self._ward = ward
+        self.workload = workload
+        self._thread = thread
+        self._path = path
+        self._ledger = ledger
         self._host_servers = host_servers
         self._take = take
-        self._book = Grants(ward.dns.max_grants)
-        self._tables = GrantTables(instance, ward.policy_id)
-        self._gates = GateTables(instance, ward.workload)
-        self._desk = Desk(ward.table_set, ward.dns, self._names_at)
+        self._mode = mode  # in place of the policy's own
+        self._gates = GateTables(ledger.instance, workload)
+        self._desk = self._new_desk()
         self._answered: dict[bytes, set[str]] = {}
-        self._collected_ns = 0
-        self._listeners: Listeners | None = None
-        self._diagnosis: Diagnosis | None = None  # where the workload's sockets are
+        self._listeners: dict[int, Listeners] = {}  # by network namespace
+        self._diagnoses: dict[int, Diagnosis] = {}
         self._gate: Gate | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._ready = threading.Event()
-        self._failures: list[BaseException] = []
-        self._has_served = False
-        self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
+        self._counts: dict[Verdict, int] = {}
         for name in ("stamps", "names"):
-            instance.map(name)  # opened now: at the end the pins go first
+            ledger.instance.map(name)  # opened now: at the end the pins go first
+        ledger.join(self)
+        thread.add(self)
 
-    def open(self, namespace: int | None = None) -> None:
-        """Opens the listeners in a network namespace and leads the workload there; questions wait for start()."""
-        self._listeners = open_listeners(GATE_PRIORITY, namespace)
-        self._diagnosis = Diagnosis() if namespace is None else inside(namespace, Diagnosis)
-        self._gates.open(self._listeners.network, self._listeners.port)
+    def open(self, namespace: int | None = None) -> int:
+        """Opens listeners in a network namespace (a descriptor; None: this one), and leads the workload there."""
+        listeners = open_listeners(GATE_PRIORITY, namespace, self._gates.port)
+        return self.open_with(listeners, Diagnosis() if namespace is None else inside(namespace, Diagnosis))
 
-    def start(self) -> None:
-        """Begins to answer."""
-        self._thread.start()
-        self._ready.wait()
+    def open_with(self, listeners: Listeners, diagnosis: Diagnosis) -> int:
+        """The same with listeners that there are already; returns the namespace's cookie."""
+        network = listeners.network
 
-    def finish(self) -> None:
-        """Stops. A failure on the way is raised here."""
-        if self._loop and self._stop and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread.ident:
-            self._thread.join()
-        elif self._listeners:
-            self._listeners.close()
-        if self._diagnosis:
-            self._diagnosis.close()
-        if self._thread.ident and not self._has_served and not self._failures:
-            raise KernelError("the gate ended before its time: its error stands above")
-        if self._failures:
-            raise KernelError(f"the gate failed: {self._failures[0]!r}") from self._failures[0]
+        def admit() -> None:
+            self._drop(network)
+            self._listeners[network] = listeners
+            self._diagnoses[network] = diagnosis
+            self._attend(listeners)
+
+        self._thread.do(admit)
+        self._gates.open(network, listeners.port)
+        return network
+
+    def leave(self, network: int) -> None:
+        """Nobody of the workload is in that namespace any more."""
+        self._gates.close(network)
+        self._thread.do(lambda: self._drop(network))
+
+    @property
+    def networks(self) -> tuple[int, ...]:
+        """The namespaces in which it listens."""
+        return tuple(self._listeners)
+
+    def listeners(self, network: int) -> Listeners:
+        """Those of a namespace."""
+        return self._listeners[network]
+
+    @property
+    def desk(self) -> Desk:
+        """By which it answers."""
+        return self._desk
+
+    def diagnoses(self) -> dict[int, Diagnosis]:
+        """Where the workload's sockets are."""
+        return dict(self._diagnoses)
 
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many questions got which verdict."""
-        return self._gate.counts if self._gate else {}
+        return self._gate.counts if self._gate else self._counts
 
     def names_of(self, address: bytes) -> tuple[str, ...]:
         """Every name that was ever answered with this address."""
         return tuple(sorted(self._answered.get(address, ())))
 
-    def switch(self, ward: Ward) -> None:
-        """Moves what was granted to a new policy's tables, then answers by it. The workload is switched after that."""
+    def switch(self, ledger: Ledger, mode: Mode | None = None) -> None:
+        """Answers by another policy, which has adopted this one's grants. In the thread, with the kernel's switch."""
+        now_ns = boot_ns()
+        before, self._ledger, self._mode = self._ledger, ledger, mode
+        if before is not ledger:
+            ledger.join(self)
+            before.leave(self)
+        desk = self._new_desk()
+        desk.inherit(self._desk, now_ns)
+        self._desk = desk
+        if self._gate:
+            is_same = ledger.dns.upstreams == before.dns.upstreams
+            self._gate.switch(desk, None if is_same else self._upstream(), ledger.dns.min_grant_s)
 
-        def move() -> None:
-            now_ns = boot_ns()
-            desk = Desk(ward.table_set, ward.dns, self._names_at)
-            desk.inherit(self._desk, now_ns)
-            tables = GrantTables(self._instance, ward.policy_id)
-            ports_id_of = partial(desk.ports_id_of, boot_ns=now_ns)
-            book, change = self._book.rebased(ports_id_of, ward.dns.max_grants, now_ns)
-            tables.apply(change)
-            is_same = ward.dns.upstreams == self._ward.dns.upstreams
-            self._ward, self._desk, self._book, self._tables = ward, desk, book, tables
-            if self._gate:
-                self._gate.switch(desk, None if is_same else self._upstream(ward), ward.dns.min_grant_s)
-            self._tell_evicted(change)
+    def forget(self, names: Sequence[str]) -> None:
+        """What was granted to these names was taken back."""
+        if self._gate:
+            self._gate.forget(names)
 
-        self._in_thread(move)
+    def tell_evicted(self, change: Change) -> None:
+        """Once for each name, with one of its addresses: a single answer may drive out as many as it brings."""
+        first = dict(reversed(change.evicted))
+        for name, count in Counter(name for name, _ in change.evicted).items():
+            asked = Asked(Verdict.DROPPED, Reason.GRANT_EVICTED, None, name, 0, 0, 0, 0, first[name], count=count)
+            self._take(self._record(asked, _NOBODY, None))
 
-    def _in_thread(self, act: Callable[[], _T]) -> _T:
-        if not self._loop or not self._thread.is_alive():
-            return act()
+    def close(self) -> None:
+        """Ends the gate. What asks on is denied."""
+        for network in list(self._listeners):
+            self._gates.close(network)
+        self._thread.remove(self)
 
-        async def call() -> _T:
-            return act()
+    def begin(self) -> None:
+        """The thread runs."""
+        for listeners in self._listeners.values():
+            self._attend(listeners)
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+    def tick(self, now_ns: int) -> None:
+        """Once a second."""
+        if self._gate:
+            self._gate.tick(now_ns)
+        self._ledger.collect(now_ns)
 
-    def _upstream(self, ward: Ward) -> Upstream:
-        return Upstream(ward.dns.upstreams, self._host_servers)
+    def end(self) -> None:
+        """The thread ends, or this gate does."""
+        for network in list(self._listeners):
+            self._drop(network)
+        if self._gate:
+            self._gate.close()
+            self._counts = self._gate.counts
+            self._gate = None
+        if self._ledger:
+            self._ledger.leave(self)
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-            self._has_served = True
-        except (KernelError, OSError) as error:
-            self._failures.append(error)
-        finally:
-            self._ready.set()
-            if self._listeners:
-                self._listeners.close()  # whatever happened: who asks is told at once that nobody listens
+    def _attend(self, listeners: Listeners) -> None:
+        """Waits for the first question, or answers like the other listeners."""
+        loop = _loop()
+        if loop is None:
+            return
+        if self._gate:
+            self._gate.listen(listeners)
+            return
+        for one in listeners.udp + listeners.tcp:
+            loop.add_reader(one, self._wake)
 
-    async def _serve(self) -> None:
-        assert self._listeners
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._note_failure)
-        self._stop = asyncio.Event()
-        ward = self._ward
-        self._gate = Gate(self._desk, self._upstream(ward), ward.dns.min_grant_s, self._grant, self._tell)
-        self._ready.set()
-        await self._gate.serve(self._listeners, self._stop, self._collect)
+    def _wake(self) -> None:
+        for listeners in self._listeners.values():
+            _ignore(listeners.udp + listeners.tcp)
+        if self._gate is None:
+            self._gate = Gate(self._desk, self._upstream(), self._ledger.dns.min_grant_s, self._grant, self._tell)
+        for listeners in self._listeners.values():
+            self._gate.listen(listeners)
 
-    def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A question that broke something gets no answer; the gate goes on with the others, and says so at the end."""
-        error = context.get("exception")
-        self._failures.append(error if isinstance(error, BaseException) else KernelError(str(context.get("message"))))
+    def _drop(self, network: int) -> None:
+        listeners = self._listeners.pop(network, None)
+        diagnosis = self._diagnoses.pop(network, None)
+        if listeners and self._gate:
+            self._gate.leave(network)
+        elif listeners:
+            _ignore(listeners.udp + listeners.tcp)
+            listeners.close()
+        if diagnosis:
+            diagnosis.close()
 
-    def _names_at(self, address: bytes, now_ns: int) -> tuple[str, ...]:
-        return self._book.names_at(address, now_ns)
+    def _new_desk(self) -> Desk:
+        ledger = self._ledger
+        return Desk(ledger.table_set, ledger.dns, ledger.names_at, resolvable=ledger.resolvable, mode=self._mode)
+
+    def _upstream(self) -> Upstream:
+        return Upstream(self._ledger.dns.upstreams, self._host_servers)
 
     def _grant(
         self, name: str, addresses: Sequence[bytes], ports_id: int, until_ns: int, now_ns: int
     ) -> Sequence[bytes]:
         """Opens addresses in the kernel, if the name has ports; returns those that it could not open."""
+        change = Change()
         if ports_id:
-            change = self._book.grant(name, addresses, ports_id, until_ns, now_ns, self._tables.used)
-            try:
-                self._tables.apply(change)
-            except KernelError:  # the tables are full: an answer would lead where the kernel lets nobody
-                undone = self._book.forget(name, addresses)
-                self._tables.apply(
-                    replace(
-                        undone,
-                        gone_granted=change.gone_granted + undone.gone_granted,
-                        gone_grants=change.gone_grants + undone.gone_grants,
-                    )
-                )
-                self._tell_evicted(change)
-                return addresses
-            self._tell_evicted(change)
-        else:
-            change = Change()
-        if self._ward.table_set.mode is Mode.OPEN:
+            change = self._ledger.grant(name, addresses, ports_id, until_ns, now_ns)
+            self.tell_evicted(change)
+        if self._desk.mode is Mode.OPEN:
             self._remember(name, addresses)
         return change.refused
 
@@ -204,44 +223,6 @@ class Gatehouse:
                 names = self._answered.setdefault(address, set())
                 if len(names) < _NAMES_MAX:
                     names.add(name)
-
-    def _collect(self, now_ns: int) -> None:
-        """Takes back what ended and no open connection uses."""
-        if now_ns - self._collected_ns < _COLLECT_NS:
-            return
-        self._collected_ns = now_ns
-        used: set[bytes] | None = None
-
-        def is_in_use(address: bytes) -> bool:
-            nonlocal used
-            if used is None:
-                used = self._addresses_in_use()
-            return address in used
-
-        try:
-            change = self._book.expire(now_ns, is_in_use)
-        except (KernelError, OSError):  # as when descriptors are short: what ended is closed, and is looked at again
-            return
-        if change:
-            self._tables.apply(change)
-
-    def _addresses_in_use(self) -> set[bytes]:
-        assert self._diagnosis
-        stamps = [one.stamp for one in self._diagnosis.stamped(self._instance)]
-        ends = [destination(stamp) for stamp in stamps if stamp.workload == self._ward.workload]
-        return {end[1] for end in ends if end}
-
-    def _tell_evicted(self, change: Change) -> None:
-        """Once for each name, with one of its addresses: a single answer may drive out as many as it brings."""
-        if not change.evicted:
-            return
-        first = dict(reversed(change.evicted))
-        if self._gate:
-            self._gate.forget(first)
-        counts = Counter(name for name, _ in change.evicted)
-        for name, count in counts.items():
-            asked = Asked(Verdict.DROPPED, Reason.GRANT_EVICTED, None, name, 0, 0, 0, 0, first[name], count=count)
-            self._take(self._record(asked, _NOBODY, None))
 
     def _tell(self, asked: Asked) -> None:
         asking = self._gates.asking(asked.protocol, asked.port)
@@ -254,8 +235,8 @@ class Gatehouse:
             verdict=asked.verdict,
             reason=asked.reason,
             hook="query",
-            workload=self._ward.path,
-            policy=self._ward.table_set.policy_name,
+            workload=self._path,
+            policy=self._ledger.table_set.policy_name,
             rule=asked.rule,
             process=process,
             protocol=asked.protocol,
@@ -270,3 +251,17 @@ class Gatehouse:
             count=asked.count,
             evidence=asked.evidence or None,
         )
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # the thread does not run yet, or no more
+        return None
+
+
+def _ignore(sockets: Sequence[socket.socket]) -> None:
+    loop = _loop()
+    for one in sockets if loop else ():
+        if loop:
+            loop.remove_reader(one)

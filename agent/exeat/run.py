@@ -13,7 +13,8 @@ from exeat.core.compile_rules import until_ns
 from exeat.core.propose import Learned
 from exeat.dns.resolv_conf import host_servers
 from exeat.errors import LaunchError
-from exeat.gatehouse import Gatehouse, Ward
+from exeat.gate_thread import GateThread
+from exeat.gatehouse import Gatehouse
 from exeat.kernel.instance import Instance, remove_instance
 from exeat.kernel.programs import ENFORCING
 from exeat.kernel.sweep import cut_all
@@ -21,6 +22,7 @@ from exeat.kernel.tables import Tables, WorkloadTraffic
 from exeat.kernel.telling import Naming
 from exeat.kernel.watch import Watch, Watched
 from exeat.launch import Identity, Launch, Leaf
+from exeat.ledger import Ledger
 from exeat.model.networks import mapped
 from exeat.model.policy import Policy
 from exeat.model.record import Record
@@ -83,15 +85,16 @@ def run(wanted: Run) -> int:
                 policy_id=policy_id,
                 ends_ns=_ends_ns(wanted.policy),
             )
-            ward = Ward(launch.cgroup_id, launch.cgroup_path, policy_id, table_set, wanted.policy.dns)
-            gatehouse = Gatehouse(instance, ward, host_servers(), take)
+            thread = GateThread()
+            ledger = Ledger(instance, policy_id, table_set, wanted.policy.dns)
+            gatehouse = Gatehouse(thread, launch.cgroup_id, launch.cgroup_path, ledger, host_servers(), take)
             gatehouse.open()
             launch.start()
             watch = Watch(instance, tables, watched, take)
             watch.start()
-            gatehouse.start()
+            thread.start()
             status = launch.wait()
-        gatehouse.finish()
+        thread.finish()
         watch.finish()
         traffic = tables.traffic(launch.cgroup_id)
         report.summarise(traffic, gatehouse.counts, tables.lost_events())

@@ -14,8 +14,10 @@ from pathlib import Path
 from e2e.guard import rule
 from exeat.core.compile import compile_policy
 from exeat.core.names import parse_host_pattern
-from exeat.gatehouse import Gatehouse, Ward
+from exeat.gate_thread import GateThread
+from exeat.gatehouse import Gatehouse
 from exeat.kernel.instance import Instance
+from exeat.ledger import Ledger
 from exeat.model.policy import Policy, PortRange, Protocol, Rule, Server
 from exeat.model.verdicts import Verdict
 from exeat.report import Report
@@ -37,13 +39,15 @@ def main() -> None:
     """Keeps the gate."""
     name, cgroup, policy_id, upstream = sys.argv[1:]
     policy = names_policy()
-    ward = Ward(Path(cgroup).stat().st_ino, cgroup, int(policy_id), compile_policy(policy), policy.dns)
-    gatehouse = Gatehouse(Instance(name), ward, (Server(ip_address(upstream)),), Report(None, None).take)
+    thread = GateThread()
+    ledger = Ledger(Instance(name), int(policy_id), compile_policy(policy), policy.dns)
+    workload, servers = Path(cgroup).stat().st_ino, (Server(ip_address(upstream)),)
+    gatehouse = Gatehouse(thread, workload, cgroup, ledger, servers, Report(None, None).take)
     gatehouse.open()
-    gatehouse.start()
+    thread.start()
     print("ready", flush=True)
     sys.stdin.read()
-    gatehouse.finish()
+    thread.finish()
     print(gatehouse.counts[Verdict.FORWARDED], sum(gatehouse.counts.values()), flush=True)
 
 

@@ -31,9 +31,12 @@ from e2e.guard import Guard, Workload
 from exeat.core.compile import compile_policy
 from exeat.core.grants import SOMEWHERE, Change, Slot
 from exeat.dns.gate import boot_ns
-from exeat.gatehouse import Gatehouse, Ward
+from exeat.dns.listeners import Listeners
+from exeat.gate_thread import GateThread
+from exeat.gatehouse import Gatehouse
 from exeat.kernel.grants import GateTables, GrantTables
 from exeat.kernel.sweep import cut_revoked
+from exeat.ledger import Ledger
 from exeat.model.networks import mapped
 from exeat.model.policy import DnsSettings, Mode, Policy, Rule, Server
 from exeat.model.record import Record
@@ -50,9 +53,20 @@ class Kept:
 
     bed: Bed
     workload: Workload
+    thread: GateThread
     gatehouse: Gatehouse
-    policy_id: int
+    ledger: Ledger
     records: list[Record] = field(default_factory=list)
+
+    @property
+    def listeners(self) -> Listeners:
+        """Where the gate listens."""
+        return self.gatehouse.listeners(self.gatehouse.networks[0])
+
+    @property
+    def policy_id(self) -> int:
+        """The present policy's."""
+        return self.ledger.policy_id
 
     @property
     def grants(self) -> GrantTables:
@@ -79,17 +93,17 @@ class Kept:
         now_ns = boot_ns()
         until_ns = now_ns + int(lasts_s * 1e9)
         ports_id, gatehouse = self.ports_id(name), self.gatehouse
-        assert not gatehouse._in_thread(lambda: gatehouse._grant(name, [at(address)], ports_id, until_ns, now_ns))
+        assert not self.thread.do(lambda: gatehouse._grant(name, [at(address)], ports_id, until_ns, now_ns))
 
     def collect(self, in_s: float = 0.0) -> None:
         """Takes back what is unused and will have ended by then, as the gate does every ten seconds."""
-        gatehouse = self.gatehouse
+        ledger = self.ledger
 
         def collect() -> None:
-            gatehouse._collected_ns = 0
-            gatehouse._collect(boot_ns() + int(in_s * 1e9))
+            ledger._collected_ns = 0
+            ledger.collect(boot_ns() + int(in_s * 1e9))
 
-        gatehouse._in_thread(collect)
+        self.thread.do(collect)
 
     def holds(self, address: str, port: int = 7) -> bool:
         """Whether the kernel's tables know an address, though its grant may have ended: open connections may go on."""
@@ -108,7 +122,7 @@ class Kept:
 
     def settle(self) -> None:
         """Returns when the gate has told what it answered so far: it answers first."""
-        self.gatehouse._in_thread(lambda: None)
+        self.thread.do(lambda: None)
 
     def switch(
         self, *rules: Rule, mode: Mode = Mode.ENFORCE, dns: DnsSettings | None = None, cuts: bool = True, **more: object
@@ -118,10 +132,15 @@ class Kept:
         Returns how many were.
         """
         guard, workload = self.workload.guard, self.workload
-        ward = _ward(workload, rules, mode, dns, more)
-        self.gatehouse.switch(ward)
-        guard.tables.switch(workload.id, ward.policy_id)
-        self.policy_id = ward.policy_id
+        ledger = _ledger(workload, rules, mode, dns, more)
+
+        def switch() -> None:
+            self.gatehouse.tell_evicted(ledger.adopt(self.ledger, boot_ns()))
+            self.gatehouse.switch(ledger)
+            guard.tables.switch(workload.id, ledger.policy_id)
+
+        self.thread.do(switch)
+        self.ledger = ledger
         return self.cut() if cuts else 0
 
     def cut(self) -> int:
@@ -157,30 +176,29 @@ def keep_gate(
     """A workload and its gate, for one test. A failure inside the gate is raised at the end."""
     client = bed.network.client
     with guard.workload(mode=Mode.QUARANTINE) as workload:
-        ward = _ward(workload, rules, mode, dns, more)
-        guard.tables.switch(workload.id, ward.policy_id)
+        ledger = _ledger(workload, rules, mode, dns, more)
+        guard.tables.switch(workload.id, ledger.policy_id)
         upstream = (Server(ip_address(resolver.address4)),)
         records: list[Record] = []
-        gatehouse = Gatehouse(guard.instance, ward, upstream, records.append)
-        gatehouse.open(client.fd if namespace is None else namespace)
+        thread = GateThread()
+        gatehouse = Gatehouse(thread, workload.id, str(workload.cgroup), ledger, upstream, records.append)
+        network = gatehouse.open(client.fd if namespace is None else namespace)
         try:
-            client.call(gatehouse.start)
-            yield Kept(bed, workload, gatehouse, ward.policy_id, records)
+            client.call(thread.start)
+            yield Kept(bed, workload, thread, gatehouse, ledger, records)
         finally:
-            listeners = gatehouse._listeners
-            gatehouse.finish()
-            if listeners:
-                GateTables(guard.instance, workload.id).close(listeners.network)
+            thread.finish()
+            GateTables(guard.instance, workload.id).close(network)
 
 
-def _ward(
+def _ledger(
     workload: Workload, rules: tuple[Rule, ...], mode: Mode, dns: DnsSettings | None, more: dict[str, object]
-) -> Ward:
+) -> Ledger:
     policy = Policy("test", rules, mode=mode, dns=dns or DnsSettings(), **more)  # type: ignore[arg-type]
     table_set = compile_policy(policy)
     policy_id = workload.guard.tables.add(table_set)
     workload.policy_ids.append(policy_id)
-    return Ward(workload.id, str(workload.cgroup), policy_id, table_set, policy.dns)
+    return Ledger(workload.guard.instance, policy_id, table_set, policy.dns)
 
 
 def at(address: str) -> bytes:

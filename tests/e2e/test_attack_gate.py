@@ -35,8 +35,7 @@ def query(name: str, kind: int = 1, *, ident: int = 7, padding: int = 0) -> byte
 
 def listener_of(kept: Kept) -> int:
     """The port of its gate."""
-    assert kept.gatehouse._listeners
-    return kept.gatehouse._listeners.port
+    return kept.listeners.port
 
 
 def resident_kib() -> int:
@@ -136,8 +135,7 @@ def test_whoever_takes_the_port_of_a_gate_that_has_gone_hears_nothing(
     client = bed.network.client
 
     def run(pause: Callable[[], None]) -> list[object]:
-        assert kept.gatehouse._listeners
-        kept.gatehouse._listeners.close()  # this process's own copies, inherited by fork()
+        kept.listeners.close()  # this process's own copies, inherited by fork()
         with udp() as old, udp() as connected, udp() as new:
             connected.connect((SOMEBODY, 53))
             sent = [old.sendto(query("good.test"), (SOMEBODY, 53)), connected.send(query("good.test"))]
@@ -152,10 +150,9 @@ def test_whoever_takes_the_port_of_a_gate_that_has_gone_hears_nothing(
         return [sent, heard, refused]
 
     with keep_gate(guard, bed, resolver, rule(hosts=("good.test",), ports=(7,))) as kept:
-        assert kept.gatehouse._listeners
-        port, network = kept.gatehouse._listeners.port, kept.gatehouse._listeners.network
+        port, network = kept.listeners.port, kept.listeners.network
         with Steps(bed, run, kept.workload.cgroup) as steps:
-            kept.gatehouse.finish()
+            kept.thread.finish()
             if not is_entry_left:
                 GateTables(guard.instance, kept.workload.id).close(network)
             with client.call(udp) as stranger:

@@ -73,7 +73,7 @@ def test_questions_that_did_not_fit_into_the_gates_queue_are_counted(guard: Guar
                 sock.send(message)
 
     with keep_gate(guard, bed, resolver, rule(hosts=("good.test",), ports=(7,))) as kept:
-        stalled = kept.gatehouse._loop
+        stalled = kept.thread._loop
         assert stalled
         stalled.call_soon_threadsafe(time.sleep, 1.5)  # as if the machine were busy
         call_in(bed, run, cgroup=kept.workload.cgroup)

@@ -112,15 +112,15 @@ def test_a_look_at_the_sockets_that_fails_does_not_end_the_gate(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with keep_gate(guard, bed, resolver, rule(hosts=("good.test",), ports=(7,))) as kept:
-        gatehouse = kept.gatehouse
-        monkeypatch.setattr(gatehouse, "_addresses_in_use", fails)
+        ledger = kept.ledger
+        monkeypatch.setattr(ledger, "_addresses_in_use", fails)
 
         def age() -> None:
-            gatehouse._book.grant("old.test", [b"\xff" * 16], 1, 1, 0, lambda _: 0)
-            gatehouse._collected_ns = 0
+            ledger.book.grant("old.test", [b"\xff" * 16], 1, 1, 0, lambda _: 0)
+            ledger._collected_ns = 0
 
         kept.settle()
-        gatehouse._in_thread(age)
+        kept.thread.do(age)
         assert failed.wait(10)
         for _ in range(20):  # it may be about to end
             assert kept.run(lambda: look_up("good.test")) == [good.address4]
@@ -151,7 +151,7 @@ def test_connections_are_seen_in_whatever_namespace_they_are(guard: Guard, bed: 
                 keep_gate(guard, bed, resolver, allowed, namespace=place.fd) as kept,
                 Steps(bed, run, kept.workload.cgroup),
             ):
-                assert at("127.0.0.1") in kept.gatehouse._in_thread(kept.gatehouse._addresses_in_use)
+                assert at("127.0.0.1") in kept.thread.do(kept.ledger._addresses_in_use)
     finally:
         inside.close()
 

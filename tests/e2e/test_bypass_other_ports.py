@@ -147,8 +147,7 @@ def test_a_doh_host_named_exactly_is_allowed(guard: Guard, bed: Bed, other: Host
 
 def gate_port(kept: Kept) -> int:
     """Where a gate listens."""
-    assert kept.gatehouse._listeners
-    return kept.gatehouse._listeners.port
+    return kept.listeners.port
 
 
 def direct(address: str, port: int, kind: str, name: str) -> Any:

@@ -227,8 +227,7 @@ def test_a_flood_is_counted_to_the_last_datagram(guard: Guard, bed: Bed, good: H
         return sent
 
     with keep_gate(guard, bed, resolver, rule(hosts=("shop.test",), protocol="tls")) as kept:
-        assert kept.gatehouse._listeners
-        port = kept.gatehouse._listeners.port
+        port = kept.listeners.port
         sent = kept.run(flood, timeout=60.0)
         deadline = time.monotonic() + 60.0
         while waiting_and_dropped(bed, port)[0]:

@@ -147,31 +147,38 @@ class Grants:
         return resolved is not None and resolved.until_ns > now_ns
 
     def rebased(self, ports_id_of: Callable[[str], int | None], limit: int, now_ns: int) -> tuple["Grants", Change]:
-        """The book under a new policy, and all of it to write: the names that it still allows, with its ports.
-
-        Where the new policy leaves less room, what ended goes first, then the oldest. Nothing is removed: what the old
-        policy's tables hold goes with them. This book stays as it is.
-        """
+        """The book under a new policy, and all of it to write. This book stays as it is."""
         book = Grants(limit)
-        book._order = self._order
+        return book, book.absorb(self, ports_id_of, now_ns)
+
+    def absorb(self, other: "Grants", ports_id_of: Callable[[str], int | None], now_ns: int) -> Change:
+        """Take over what another policy's book holds: the names that this policy allows too, with its ports.
+
+        Where there is less room, what ended goes first, then the oldest. Nothing is removed: what the other policy's
+        tables hold goes with them. The other book stays as it is.
+        """
         changes = _Changes()
-        ports_ids = {name: ports_id_of(name) for name in self._names}
-        by_worth = sorted(self._pairs.values(), key=lambda pair: (pair.until_ns > now_ns, pair.order), reverse=True)
-        for pair in by_worth:
+        ports_ids = {name: ports_id_of(name) for name in other._names}
+        oldest_first = sorted(other._pairs.values(), key=lambda pair: (pair.until_ns > now_ns, pair.order))
+        first, self._order = self._order + 1, self._order + len(oldest_first)
+        for order, pair in reversed(list(enumerate(oldest_first, first))):
             ports_id = ports_ids[pair.name]
             if not ports_id:
                 continue
-            place = book._places.get(pair.address)
+            place = self._places.get(pair.address)
             if place and not _has_room(place, ports_id):
                 changes.refused.append(pair.address)
-            elif len(book) < limit:
-                resolved_until_ns = self._names[pair.name].until_ns
-                moved = Pair(pair.name, pair.address, ports_id, pair.until_ns, pair.granted_ns, pair.order)
-                book._put(moved, changes)
-                book._names[pair.name].until_ns = resolved_until_ns
+            elif len(self) < self._limit or pair.key in self._pairs:
+                self._put(Pair(pair.name, pair.address, ports_id, pair.until_ns, pair.granted_ns, order), changes)
+                name = self._names[pair.name]
+                name.until_ns = max(name.until_ns, other._names[pair.name].until_ns)
             elif pair.until_ns > now_ns:
                 changes.evicted.append(pair.key)
-        return book, book._settled(changes)
+        return self._settled(changes)
+
+    def widen(self, limit: int) -> None:
+        """Changes how many pairs there may be; what is too much goes with the next grant."""
+        self._limit = limit
 
     def _lasts(self, name: str, address: bytes, ports_id: int, until_ns: int, now_ns: int) -> bool:
         """Whether there is nothing to write; its program is about to connect all the same."""

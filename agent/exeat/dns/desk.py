@@ -61,10 +61,13 @@ class Desk:
         table_set: TableSet,
         dns: DnsSettings,
         names_at: Callable[[bytes, int], tuple[str, ...]],
+        *,
+        resolvable: Resolvable | None = None,  # of the same table set, where many desks share it
+        mode: Mode | None = None,  # in place of the policy's own
     ) -> None:
         self.policy_name = table_set.policy_name
-        self.mode = table_set.mode
-        self.resolvable = Resolvable(table_set)
+        self.mode = mode or table_set.mode
+        self.resolvable = resolvable or Resolvable(table_set)
         self._table_set = table_set
         self._types = frozenset(dns.types)
         self._names_at = names_at

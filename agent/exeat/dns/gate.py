@@ -31,7 +31,6 @@ _GRANT_STEP_NS = 64 * 10**9  # ends are rounded up to it: a name asked all the t
 _WAITING_MAX = 2048  # answers that wait for an upstream; the kernel's queue holds what comes beyond
 _CACHE_BYTES = 4 << 20  # several thousand names, for one workload
 _BURST = 64  # datagrams before others get their turn
-_TICK_S = 1.0
 _QUERY_MAX = 4096  # a question needs 300 bytes; what is longer is cut here, and refused as malformed
 _PROTOCOL_UDP, _PROTOCOL_TCP = 17, 6
 _SHORT = (Verdict.DROPPED, Verdict.ERROR)  # of what upstream said, something is not told
@@ -66,6 +65,15 @@ class _Pending:
         return replace(self, asked=replace(self.asked, **changes))
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where it listens."""
+
+    listeners: Listeners
+    servers: list[asyncio.Task[asyncio.Server]]
+    lost: int = 0
+
+
 class Gate:
     """For one workload. `grant` hears of every address that is told, and returns those that it could not open."""
 
@@ -86,43 +94,53 @@ class Gate:
         self._again = Again(self._tellings.note)
         self._waiting = 0
         self._is_closing = False
-        self._lost = 0
+        self._places: dict[int, _Place] = {}  # by network namespace
+        self._clients = TcpClients(self._answer_stream)
 
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many questions got which verdict; exact once it has stopped serving."""
         return self._tellings.counts
 
-    async def serve(self, listeners: Listeners, stop: asyncio.Event, tick: Callable[[int], None]) -> None:
-        """Answers until `stop`; `tick` is called about once a second."""
+    def listen(self, listeners: Listeners) -> None:
+        """Begins to answer there; it may listen in several network namespaces."""
         loop = asyncio.get_running_loop()
-        clients = TcpClients(self._answer_stream)
+        place = _Place(listeners, [loop.create_task(self._clients.listen(one)) for one in listeners.tcp])
+        self._places[listeners.network] = place
         for one in listeners.udp:
             loop.add_reader(one, self._read_datagrams, one)
-        servers = [await clients.listen(one) for one in listeners.tcp]
-        try:
-            while not stop.is_set():
-                try:
-                    await asyncio.wait_for(stop.wait(), _TICK_S)
-                except TimeoutError:
-                    now_ns = boot_ns()
-                    self._note_lost(listeners.lost(), now_ns)
-                    self._again.fold(now_ns)
-                    self._tellings.tell_due(now_ns)
-                    tick(now_ns)
-        finally:
-            for one in listeners.udp:
-                loop.remove_reader(one)
-                while self._read_datagrams(one):  # whoever asked has gone; what it asked is counted all the same
-                    continue
-            for server in servers:
-                server.close()
-            clients.close()
-            self._is_closing = True
-            self._upstream.close()
-            self._note_lost(listeners.lost(), boot_ns())
-            self._again.clear(boot_ns())
-            self._tellings.tell_due(None)
+
+    def leave(self, network: int) -> None:
+        """Answers no more in a namespace; its sockets are closed. TCP connections there end by themselves."""
+        place = self._places.pop(network, None)
+        if place is None:
+            return
+        loop = asyncio.get_running_loop()
+        for one in place.listeners.udp:
+            loop.remove_reader(one)
+            while self._read_datagrams(one):  # whoever asked has gone; what it asked is counted all the same
+                continue
+        for listening in place.servers:
+            _close_server(listening)
+        self._note_lost(place, boot_ns())
+        place.listeners.close()
+
+    def tick(self, now_ns: int) -> None:
+        """Once a second: tells what was held back."""
+        for place in self._places.values():
+            self._note_lost(place, now_ns)
+        self._again.fold(now_ns)
+        self._tellings.tell_due(now_ns)
+
+    def close(self) -> None:
+        """Answers nobody any more."""
+        for network in list(self._places):
+            self.leave(network)
+        self._clients.close()
+        self._is_closing = True
+        self._upstream.close()
+        self._again.clear(boot_ns())
+        self._tellings.tell_due(None)
 
     def switch(self, desk: Desk, upstream: Upstream | None, min_grant_s: int) -> None:
         """From now on questions are decided by another policy; what was granted is its caller's matter."""
@@ -139,10 +157,11 @@ class Gate:
         """No answer about these names is given again unasked: what it led to was taken back."""
         self._again.fold(boot_ns(), names)
 
-    def _note_lost(self, lost: int, now_ns: int) -> None:
+    def _note_lost(self, place: "_Place", now_ns: int) -> None:
         """Questions for which the kernel had no room in the listeners' queues."""
-        if lost > self._lost:
-            count, self._lost = lost - self._lost, lost
+        lost = place.listeners.lost()
+        if lost > place.lost:
+            count, place.lost = lost - place.lost, lost
             asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, _PROTOCOL_UDP, 0, 0, count=count)
             self._tellings.note(asked, now_ns)
 
@@ -283,6 +302,13 @@ class Gate:
 
     def _explain(self, reason: Reason) -> str:
         return f"exeat: {STORIES[reason]} [{reason.word}; policy {self._desk.policy_name}]"
+
+
+def _close_server(listening: "asyncio.Task[asyncio.Server]") -> None:
+    if not listening.done():
+        listening.cancel()
+    elif not listening.cancelled() and not listening.exception():
+        listening.result().close()
 
 
 def _send(send: Callable[..., int], answer: bytes, peer: tuple[object, ...]) -> None:

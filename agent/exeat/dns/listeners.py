@@ -40,22 +40,37 @@ class Listeners:
             one.close()
 
 
-def open_listeners(priority: int, namespace: int | None = None) -> Listeners:
+def open_listeners(
+    priority: int, namespace: int | None = None, port_before: Callable[[int], int] = lambda network: 0
+) -> Listeners:
     """Opens them in a network namespace (a descriptor; None: this one). Sockets stay where they were made.
 
     `priority` marks them for the programs, which let no other workload talk to them whatever its rules say.
+    `port_before` knows by a namespace's cookie where an earlier gate listened (0: none did): clients that were led
+    there go on if it is still free.
     """
     if namespace is None:
-        return _open(priority)
-    return inside(namespace, lambda: _open(priority))
+        return _open(priority, port_before)
+    return inside(namespace, lambda: _open(priority, port_before))
 
 
-def _open(priority: int) -> Listeners:
+def network_cookie() -> int:
+    """Of this thread's network namespace, as the programs see it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        return _cookie_of(one)
+
+
+def _cookie_of(one: socket.socket) -> int:
+    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+
+
+def _open(priority: int, port_before: Callable[[int], int]) -> Listeners:
     failure: OSError | None = None
-    for _ in range(_ATTEMPTS):
+    before = port_before(network_cookie())
+    for attempt in range(_ATTEMPTS):
         made: list[socket.socket] = []
         try:
-            made.append(_bound(socket.AF_INET, socket.SOCK_DGRAM, 0, priority))
+            made.append(_bound(socket.AF_INET, socket.SOCK_DGRAM, 0 if attempt else before, priority))
             port = int(made[0].getsockname()[1])
             made.append(_bound(socket.AF_INET, socket.SOCK_STREAM, port, priority))
             if _has_ipv6():
@@ -66,8 +81,7 @@ def _open(priority: int) -> Listeners:
             for one in made:
                 one.close()
             continue
-        cookie = int.from_bytes(made[0].getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-        return Listeners(port, cookie, tuple(made[0::2]), tuple(made[1::2]))
+        return Listeners(port, _cookie_of(made[0]), tuple(made[0::2]), tuple(made[1::2]))
     assert failure
     raise failure
 
@@ -80,6 +94,8 @@ def _bound(family: int, kind: int, port: int, priority: int) -> socket.socket:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_DGRAM:
             one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        else:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an earlier gate closed may linger
         one.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
         if kind == socket.SOCK_STREAM:
             one.listen(_BACKLOG)

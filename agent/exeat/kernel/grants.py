@@ -87,6 +87,11 @@ class GateTables:
         gate.port[:] = port.to_bytes(2, "big")
         libbpf.update(self._gates, bytes(GateKey(self._workload, network)), bytes(gate))
 
+    def port(self, network: int) -> int:
+        """Where they go now; 0: nowhere."""
+        raw = libbpf.lookup(self._gates, bytes(GateKey(self._workload, network)), ctypes.sizeof(Gate))
+        return int.from_bytes(Gate.from_buffer_copy(raw).port, "big") if raw else 0
+
     def close(self, network: int) -> None:
         """From now on they are denied."""
         libbpf.delete(self._gates, bytes(GateKey(self._workload, network)))
