@@ -4,6 +4,7 @@ An agent has one for the whole host; each `exeat run` has one of its own, so tha
 What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
 from exeat.kernel.source import joined_source
 
 _ATTEMPTS = 100
+_BUILD = "build-"
 
 
 def compile_and_pin(
@@ -52,6 +54,11 @@ def compile_and_pin(
     return dict(answer["refused"])
 
 
+def own_build() -> str:
+    """A digest of the programs that this exeat brings for this kernel."""
+    return hashlib.sha256(f"{joined_source()}\0{os.uname().release}".encode()).hexdigest()[:16]
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """A pin's file descriptor for as long as it is needed."""
@@ -67,7 +74,7 @@ class Instance:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._maps: dict[str, int] = {}
+        self._pins: dict[str, int] = {}  # what is held, by its path below the directory
 
     @property
     def directory(self) -> Path:
@@ -102,7 +109,37 @@ class Instance:
                 if program.name == MESSAGE_PROGRAM:
                     libbpf.attach_program(fd, self.map("sockets"), program.attach_type)
             new.replace(directory / "programs" / program.name)
+            self._let_go(f"programs/{program.name}")
         (directory / "incoming").rmdir()
+        for mark in directory.glob(f"{_BUILD}*"):
+            mark.rmdir()
+        (directory / f"{_BUILD}{own_build()}").mkdir(mode=0o700)  # the BPF file system has no files
+
+    def build(self) -> str | None:
+        """The digest of the programs that are attached; None: none are, or not all."""
+        links = self.directory / "links"
+        marks = [mark.name.removeprefix(_BUILD) for mark in self.directory.glob(f"{_BUILD}*")]
+        is_whole = all((links / program.name).exists() for program in PROGRAMS if program.is_linked)
+        return marks[0] if is_whole and len(marks) == 1 else None
+
+    def hold(self, programs: Sequence[Program] = PROGRAMS) -> None:
+        """Opens everything that is pinned, so that it lives as long as this process even if its pins are removed."""
+        for entry in sorted((self.directory / "maps").iterdir()):
+            self.map(entry.name)
+        for program in programs:
+            self.program(program.name)
+            if program.is_linked:
+                self._held(f"links/{program.name}")
+
+    def mend(self) -> list[str]:
+        """Pins again what somebody has unpinned of what is held; what that was."""
+        missing = [name for name in self._pins if not (self.directory / name).exists()]
+        for name in missing:
+            (self.directory / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            libbpf.pin(self._pins[name], str(self.directory / name))
+        if missing and not list(self.directory.glob(f"{_BUILD}*")):
+            (self.directory / f"{_BUILD}{own_build()}").mkdir(mode=0o700)
+        return missing
 
     def attach(self, cgroup: Path) -> None:
         """Has every socket hook of a cgroup, and of all below it, run our programs. The backstop comes first."""
@@ -122,21 +159,27 @@ class Instance:
 
     def map(self, name: str) -> int:
         """A map's file descriptor, opened once."""
-        if name not in self._maps:
-            self._maps[name] = libbpf.open_pin(str(self.directory / "maps" / name))
-        return self._maps[name]
+        return self._held(f"maps/{name}")
 
     def program(self, name: str) -> int:
         """A program's file descriptor, opened once."""
-        if name not in self._maps:
-            self._maps[name] = libbpf.open_pin(str(self.directory / "programs" / name))
-        return self._maps[name]
+        return self._held(f"programs/{name}")
+
+    def _held(self, name: str) -> int:
+        if name not in self._pins:
+            self._pins[name] = libbpf.open_pin(str(self.directory / name))
+        return self._pins[name]
+
+    def _let_go(self, name: str) -> None:
+        fd = self._pins.pop(name, None)
+        if fd is not None:
+            os.close(fd)
 
     def close(self) -> None:
         """Lets go of the file descriptors; what is pinned stays."""
-        for fd in self._maps.values():
+        for fd in self._pins.values():
             os.close(fd)
-        self._maps.clear()
+        self._pins.clear()
 
     def remove(self) -> None:
         """Removes every trace of this instance from the kernel."""

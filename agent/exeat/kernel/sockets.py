@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ _NESTED = 0x8000
 _HEADER = struct.Struct("=IHHII")
 _ID = struct.Struct("!HH16s16s")  # ports and addresses, followed by interface and cookie in host order
 _DIAG_MESSAGE_BYTES = 72
+_DESTROYING = struct.Struct("=BBBBI")
 _RECEIVE_BYTES = 1 << 18
 
 
@@ -61,9 +63,10 @@ def _storage_values(data: bytes) -> Iterator[bytes]:
 
 
 class Diagnosis:
-    """A conversation with sock_diag."""
+    """A conversation with sock_diag; one question at a time, whichever thread asks."""
 
     def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
         self._sequence = 0
 
@@ -79,8 +82,10 @@ class Diagnosis:
         for family in (socket.AF_INET, socket.AF_INET6):
             for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
                 request = struct.pack("=BBBBI48x", family, protocol, 0, 0, 0xFFFFFFFF)
-                self._send(_DUMP, _REQUEST | _DUMP_FLAGS, request + _attribute(_REQ_STORAGES | _NESTED, maps))
-                for message in self._receive():
+                with self._one_at_a_time:
+                    self._send(_DUMP, _REQUEST | _DUMP_FLAGS, request + _attribute(_REQ_STORAGES | _NESTED, maps))
+                    messages = list(self._receive())
+                for message in messages:
                     one = _open_socket(family, protocol, message)
                     if one:
                         found.append(one)
@@ -102,9 +107,10 @@ class Diagnosis:
         return self._destroy(family, socket.IPPROTO_TCP, identity)
 
     def _destroy(self, family: int, protocol: int, identity: bytes) -> bool:
-        self._send(_DESTROY, _REQUEST | _ACK, struct.pack("=BBBBI", family, protocol, 0, 0, 0xFFFFFFFF) + identity)
         try:
-            list(self._receive())
+            with self._one_at_a_time:
+                self._send(_DESTROY, _REQUEST | _ACK, _DESTROYING.pack(family, protocol, 0, 0, 0xFFFFFFFF) + identity)
+                list(self._receive())
         except KernelError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOENT, errno.ESTALE):
                 return False

@@ -1,0 +1,81 @@
+"""What an agent before this one left in the kernel, read back: who is judged by what, and what was granted."""
+
+import ctypes
+import struct
+from collections import defaultdict
+from dataclasses import dataclass
+
+from exeat.core.grants import SOMEWHERE
+from exeat.kernel import libbpf
+from exeat.kernel.abi import NEVER, KernelMode
+from exeat.kernel.entries import GateKey, Grant, GrantKey, Policy, Workload
+from exeat.kernel.instance import Instance
+from exeat.model.policy import Mode
+
+GrantLeft = tuple[str, bytes, int, int]  # name, address, ports within the policy, end on the boot clock
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A workload as the kernel knows it."""
+
+    policy_id: int
+    mode: Mode | None  # in place of its policy's
+    mode_until_ns: int  # boot clock; NEVER: until changed
+
+
+def workloads_left(instance: Instance) -> dict[int, Left]:
+    """By cgroup id."""
+    found = {}
+    fd = instance.map("workloads")
+    for key in libbpf.keys(fd, 8):
+        raw = libbpf.lookup(fd, key, ctypes.sizeof(Workload))
+        if raw:
+            entry = Workload.from_buffer_copy(raw)
+            mode = Mode[KernelMode(entry.mode_override).name] if entry.mode_override else None
+            found[struct.unpack("<Q", key)[0]] = Left(entry.policy_id, mode, entry.override_until_ns if mode else NEVER)
+    return found
+
+
+def policies_left(instance: Instance) -> dict[int, int]:
+    """How many ids each policy has, by its id."""
+    found = {}
+    fd = instance.map("policies")
+    for key in libbpf.keys(fd, 4):
+        raw = libbpf.lookup(fd, key, ctypes.sizeof(Policy))
+        if raw:
+            found[struct.unpack("<I", key)[0]] = Policy.from_buffer_copy(raw).ids
+    return found
+
+
+def grants_left(instance: Instance) -> dict[int, list[GrantLeft]]:
+    """By policy id. That a name was resolved at all follows from its grants."""
+    found = defaultdict(list)
+    fd = instance.map("grants")
+    for raw_key in libbpf.keys(fd, ctypes.sizeof(GrantKey)):
+        key = GrantKey.from_buffer_copy(raw_key)
+        raw = libbpf.lookup(fd, raw_key, ctypes.sizeof(Grant))
+        if raw is None or bytes(key.address) == SOMEWHERE:
+            continue
+        grant = Grant.from_buffer_copy(raw)
+        name = bytes(key.reversed).rstrip(b"\0")[::-1].decode("ascii", "replace")
+        ports_id = grant.ports_id and grant.ports_id - key.policy_id
+        found[int(key.policy_id)].append((name, bytes(key.address), ports_id, int(grant.until_ns)))
+    return found
+
+
+def forget_gates(instance: Instance, workload: int) -> None:
+    """Removes where gates of a workload listened that has gone."""
+    fd = instance.map("gates")
+    for raw_key in libbpf.keys(fd, ctypes.sizeof(GateKey)):
+        if GateKey.from_buffer_copy(raw_key).workload == workload:
+            libbpf.delete(fd, raw_key)
+
+
+def gate_networks(instance: Instance) -> dict[int, set[int]]:
+    """The namespaces in which each workload's gate listened."""
+    found = defaultdict(set)
+    for raw_key in libbpf.keys(instance.map("gates"), ctypes.sizeof(GateKey)):
+        key = GateKey.from_buffer_copy(raw_key)
+        found[int(key.workload)].add(int(key.network))
+    return found
