@@ -1,5 +1,7 @@
 """Every error that exeat raises on purpose: what is wrong, and what to do about it, in one sentence."""
 
+from enum import Enum
+
 
 class ExeatError(Exception):
     """Base of all; its text is written for the person at the terminal."""
@@ -23,3 +25,29 @@ class LaunchError(ExeatError):
     def __init__(self, text: str, exit_status: int = 125) -> None:
         super().__init__(text)
         self.exit_status = exit_status
+
+
+class SocketError(ExeatError):
+    """The agent's own socket cannot be opened."""
+
+
+class AgentUnavailable(ExeatError):
+    """The agent cannot be asked: it does not run, or does not answer."""
+
+
+class StatusWord(Enum):
+    """How the agent refuses a request; the values are gRPC's words, as proto/exeat/v1/agent.proto promises them."""
+
+    INVALID = "INVALID_ARGUMENT"  # the request means nothing
+    NOT_FOUND = "NOT_FOUND"  # no such workload, policy or allowance
+    PRECONDITION = "FAILED_PRECONDITION"  # not now
+    UNAVAILABLE = "UNAVAILABLE"  # it is ending, or has too much to do
+    PERMISSION = "PERMISSION_DENIED"
+
+
+class Refused(ExeatError):
+    """The agent does not do what it was asked. Raised by its operations, and again at the asker's end."""
+
+    def __init__(self, word: StatusWord, sentence: str) -> None:
+        super().__init__(sentence)
+        self.word = word

@@ -1,15 +1,31 @@
-"""`exeat`: finds the command and runs it. Exit codes: 0 done, 2 wrong usage, 125 exeat failed; docs/exit-codes.md."""
+"""`exeat`: finds the command and runs it. docs/exit-codes.md is the table of what it ends with."""
 
 import argparse
+import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from exeat.cli import detach, doctor, run
-from exeat.errors import ExeatError, LaunchError
+from exeat.cli.tables import plain
+from exeat.errors import AgentUnavailable, ExeatError, LaunchError, Refused, StatusWord
 
+# Each is a module beside this one. Only the one that is called is imported: they need very different things.
+COMMANDS = (
+    "run", "agent", "status", "workloads", "verdicts", "grants", "explain", "top", "mode", "allow", "quarantine",
+    "register", "unregister", "reload", "policy", "audit", "doctor", "detach",
+)  # fmt: skip
+NO = 1
+USAGE = 2
+NOT_RUNNING = 4
 FAILED = 125
+_REFUSALS = {
+    StatusWord.INVALID: USAGE,
+    StatusWord.NOT_FOUND: NO,
+    StatusWord.PRECONDITION: NO,
+    StatusWord.UNAVAILABLE: NOT_RUNNING,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,14 +36,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(FAILED if self.prog.endswith(" run") else 2, f"{self.prog}: {message}\n")
+        self.exit(FAILED if self.prog.endswith(" run") else USAGE, f"{self.prog}: {message}\n")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="exeat", description="Decides which network destinations a workload may reach.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in (run, doctor, detach):
-        module.add(commands)
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        importlib.import_module(f"exeat.cli.{name}").add(commands)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:  # parse_args() would have the parser without a command complain
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -36,22 +52,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
-    options = _parse(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(options.act(options))
-    except LaunchError as error:
-        _complain(error)
-        return error.exit_status
+        status = int(options.act(options))
+        sys.stdout.flush()  # here, where a full disk can still be told
+        return status
     except (ExeatError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and options.command != "run":  # `exeat verdicts | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         _complain(error)
-        return FAILED
+        return _status_of(error, options.command)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
+def _status_of(error: Exception, command: str) -> int:
+    if isinstance(error, LaunchError):
+        return error.exit_status
+    if command == "run":  # everything below 125 is the command's own
+        return FAILED
+    if isinstance(error, AgentUnavailable):
+        return NOT_RUNNING
+    return _REFUSALS.get(error.word, FAILED) if isinstance(error, Refused) else FAILED
+
+
 def _complain(error: Exception) -> None:
     for line in str(error).splitlines():
-        print(f"exeat: {line}", file=sys.stderr)
+        print(f"exeat: {plain(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""`exeat workloads`: who is judged, by what, and what came of it."""
+
+import argparse
+import time
+
+from exeat.cli.agent_client import add_common, agent_of, is_json, mode_word, show_json
+from exeat.cli.tables import RED, YELLOW, plain, several, size, table
+from exeat.cli.times import ago, left
+from exeat.v1 import agent_pb2 as pb
+
+_COLOURS = {pb.MODE_QUARANTINE: RED, pb.MODE_OPEN: YELLOW, pb.MODE_MONITOR: YELLOW}
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "workloads",
+        help="list who is judged, and by what",
+        description="Lists every workload, or shows one with its rules and where each came from.",
+    )
+    parser.add_argument("workload", nargs="?", default="", metavar="NAME", help="its name or cgroup, or a part of it")
+    add_common(parser)
+    parser.set_defaults(act=act)
+
+
+def act(options: argparse.Namespace) -> int:
+    """Lists them."""
+    with agent_of(options) as agent:
+        found = agent.list_workloads(pb.ListWorkloadsRequest(workload=options.workload))
+    if is_json(options):
+        show_json(found)
+        return 0
+    lines = _list(found) if not options.workload else [line for one in found.workloads for line in details(one)]
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _list(found: pb.ListWorkloadsResponse) -> list[str]:
+    if not found.workloads:
+        return ["no workload: exeat register, or a policy whose subject matches a cgroup"]
+    heads = ("WORKLOAD", "MODE", "POLICIES", "SOURCE", ">ALLOWED", ">DENIED", ">OUT", ">IN")
+    rows = [
+        [
+            one.name,
+            mode_word(one.mode),
+            ",".join(one.policies) or "none: all is denied",
+            one.source,
+            str(one.traffic.forwarded),
+            str(one.traffic.dropped + one.traffic.error),
+            size(one.traffic.bytes_out),
+            size(one.traffic.bytes_in),
+        ]
+        for one in found.workloads
+    ]
+    return table(heads, rows, [_COLOURS.get(one.mode) for one in found.workloads])
+
+
+def details(one: pb.Workload) -> list[str]:
+    """Everything that is known of one."""
+    now = time.time()
+    traffic = one.traffic
+    facts = {
+        "workload": one.name,
+        "cgroup": f"{one.cgroup} (id {one.id})",
+        "labels": ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items())) or "none",
+        "source": one.source + (f", ends {left(one.until, now)}" if one.HasField("until") else ""),
+        "mode": _mode(one, now),
+        "policies": ", ".join(one.policies) or "none: everything is denied",
+        "since": ago(one.since, now),
+        "verdicts": f"{traffic.forwarded} allowed, {traffic.dropped} denied, {traffic.audit} would be denied, "
+        f"{traffic.error} denied by failures of exeat",
+        "traffic": f"{size(traffic.bytes_out)} out in {traffic.packets_out} packets, "
+        f"{size(traffic.bytes_in)} in, in {traffic.packets_in}",
+        "kernel": f"table set {one.policy_id}; its gate listens in {several(one.gates, 'network namespace')}",
+    }
+    lines = [f"{name:9} {plain(value)}" for name, value in facts.items()]
+    rows = [
+        [rule.rule, rule.policy or f"allowance {rule.allowance}", _end(rule, now), rule.text, rule.reason]
+        for rule in one.rules
+    ]
+    return [*lines, "", *table(("RULE", "FROM", "ENDS", "ALLOWS", "REASON"), rows)] if rows else [*lines, "", "no rule"]
+
+
+def _mode(one: pb.Workload, now: float) -> str:
+    until = f", for {left(one.mode_until, now).removeprefix('in ')} more" if one.HasField("mode_until") else ""
+    return mode_word(one.mode) + until + (f" ({one.mode_reason})" if one.mode_reason else "")
+
+
+def _end(rule: pb.RuleOrigin, now: float) -> str:
+    return left(rule.expires, now) if rule.HasField("expires") else "-"
