@@ -70,11 +70,15 @@ class Ledger:
 
     def adopt(self, before: "Ledger", now_ns: int) -> Change:
         """Takes over what was granted under another policy, of names that this one allows too."""
+        return self.adopt_book(before.book, [holder.desk for holder in before._holders], now_ns)
+
+    def adopt_book(self, book: Grants, desks: Sequence[Desk], now_ns: int) -> Change:
+        """The same of a book, and of what desks have learnt of service records."""
         desk = Desk(self.table_set, self.dns, self.names_at, resolvable=self.resolvable)
-        for holder in before._holders:
-            desk.inherit(holder.desk, now_ns)
-        self.book.widen(max(self._limit(), min(len(before.book) + len(self.book), _GRANTS_MAX)))
-        change = self.book.absorb(before.book, partial(desk.ports_id_of, boot_ns=now_ns), now_ns)
+        for other in desks:
+            desk.inherit(other, now_ns)
+        self.book.widen(max(self._limit(), min(len(book) + len(self.book), _GRANTS_MAX)))
+        change = self.book.absorb(book, partial(desk.ports_id_of, boot_ns=now_ns), now_ns)
         self._tables.apply(change)
         self._make_room()
         return change
@@ -89,6 +93,14 @@ class Ledger:
     def names_at(self, address: bytes, now_ns: int) -> tuple[str, ...]:
         """The names that lead to an address now."""
         return self.book.names_at(address, now_ns)
+
+    def addresses_of(self, name: str, now_ns: int) -> list[bytes]:
+        """Where a name leads now."""
+        return [grant.address for grant in self.book.alive(now_ns) if grant.name == name]
+
+    def used(self, address: bytes) -> int:
+        """When a connection last used an address, by the boot clock; 0: never."""
+        return self._tables.used(address)
 
     def grant(self, name: str, addresses: Sequence[bytes], ports_id: int, until_ns: int, now_ns: int) -> Change:
         """Opens addresses in the kernel; `refused` of the change are those that it could not open."""

@@ -141,6 +141,10 @@ class Grants:
         place = self._places.get(address)
         return tuple(sorted(name for name, pair in place.pairs.items() if pair.until_ns > now_ns)) if place else ()
 
+    def alive(self, now_ns: int) -> list[Pair]:
+        """Every pair that may be used now."""
+        return [pair for pair in self._pairs.values() if pair.until_ns > now_ns]
+
     def is_resolved(self, name: str, now_ns: int) -> bool:
         """Whether a name was resolved to any address, and that still holds."""
         resolved = self._names.get(name)

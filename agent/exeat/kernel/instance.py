@@ -208,6 +208,20 @@ def instances() -> list[str]:
     return sorted({entry.name for layout in _layouts() for entry in layout.iterdir()})
 
 
+def instances_of_other_layouts(name: str) -> list[Path]:
+    """Where an instance of this name is pinned in another layout: another version of exeat enforced by it."""
+    found = [layout / name for layout in _layouts() if layout.name != f"v{LAYOUT}"]
+    return [directory for directory in found if directory.is_dir()]
+
+
+def remove_layout(directory: Path) -> None:
+    """Detaches and unpins an instance of another layout."""
+    remove_pins(directory)
+    directory.rmdir()
+    with suppress(OSError):  # not empty: another instance lives there
+        directory.parent.rmdir()
+
+
 def remove_instance(name: str) -> None:
     """Detaches and unpins one instance, of whatever layout; the BPF file system goes too if it is ours and empty."""
     for layout in _layouts():

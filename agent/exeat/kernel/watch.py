@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from exeat.errors import KernelError
-from exeat.kernel.abi import Event, Hook
-from exeat.kernel.events import EventRing
+from exeat.kernel.abi import Hook
+from exeat.kernel.events import Event, EventRing
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import cut_revoked

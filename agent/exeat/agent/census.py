@@ -1,0 +1,132 @@
+"""Every cgroup of the host, as they come and go."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exeat.kernel.inotify import CREATED, DELETED, MODIFIED, SELF_DELETED, Inotify
+
+_EVENTS_FILE = "cgroup.events"
+_PROCESSES_FILE = "cgroup.procs"
+
+
+@dataclass(slots=True)
+class News:
+    """What has changed since it was last asked."""
+
+    came: set[str] = field(default_factory=set)
+    went: set[str] = field(default_factory=set)
+    peopled: set[str] = field(default_factory=set)  # processes came into them, or all went
+
+
+class Census:
+    """Paths of the hierarchy ("/" is its root) with the kernel's ids of them."""
+
+    def __init__(self, mount: Path) -> None:
+        self._mount = mount
+        self._inotify = Inotify()
+        self._ids: dict[str, int] = {}
+        self._by_id: dict[int, str] = {}
+        self._attended: set[str] = set()
+
+    def fileno(self) -> int:
+        """Readable when something has changed."""
+        return self._inotify.fileno()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id_of(self, path: str) -> int | None:
+        """A cgroup's id; None: there is no such cgroup."""
+        return self._ids.get(path)
+
+    def path_of(self, cgroup: int) -> str | None:
+        """The path of an id; None: it has gone."""
+        return self._by_id.get(cgroup)
+
+    def paths(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self._ids)
+
+    def directory(self, path: str) -> Path:
+        """In the file system."""
+        return self._mount / path.lstrip("/")
+
+    def look(self) -> News:
+        """Reads the whole tree."""
+        news = News()
+        seen: set[str] = set()
+        self._enter("/", news, seen)
+        for path in [path for path in self._ids if path not in seen]:
+            self._forget(path, news)
+        return news
+
+    def read(self) -> News:
+        """What inotify tells."""
+        news = News()
+        for happening in self._inotify.read():
+            if happening.path is None:
+                return self.look()  # some were lost
+            if happening.path.name == _EVENTS_FILE:
+                news.peopled.add(self._name(happening.path.parent))
+            elif happening.mask & CREATED and happening.is_directory:
+                self._enter(self._name(happening.path), news, set())
+            elif happening.is_directory or happening.mask & SELF_DELETED:
+                self._leave(self._name(happening.path), news)
+        return news
+
+    def attend(self, path: str) -> None:
+        """From now on news tells when processes come into it, or all have gone."""
+        if path not in self._attended and self._inotify.watch(self.directory(path) / _EVENTS_FILE, MODIFIED):
+            self._attended.add(path)
+
+    def pids(self, path: str) -> Iterator[int]:
+        """The processes in it and below."""
+        for directory, _, _ in os.walk(self.directory(path)):
+            try:
+                yield from map(int, Path(directory, _PROCESSES_FILE).read_text().split())
+            except OSError:  # it has gone, or is a threaded one, whose processes its parent lists
+                continue
+
+    def close(self) -> None:
+        """Looks no more."""
+        self._inotify.close()
+
+    def _name(self, directory: Path) -> str:
+        return "/" if directory == self._mount else f"/{directory.relative_to(self._mount)}"
+
+    def _enter(self, path: str, news: News, seen: set[str]) -> None:
+        """One more, with all below it: they may have come before the watch did."""
+        waiting = [path]
+        while waiting:
+            path = waiting.pop()
+            directory = self.directory(path)
+            try:
+                if not self._inotify.watch(directory, CREATED | DELETED | SELF_DELETED):
+                    continue
+                cgroup = directory.stat().st_ino
+                below = [entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+            except FileNotFoundError:
+                continue
+            seen.add(path)
+            if self._ids.get(path) != cgroup:
+                if path in self._ids:
+                    self._forget(path, news)  # gone, and made anew under the same name
+                self._ids[path] = cgroup
+                self._by_id[cgroup] = path
+                news.came.add(path)
+            waiting.extend(f"{path.rstrip('/')}/{name}" for name in below)
+
+    def _leave(self, path: str, news: News) -> None:
+        if self.directory(path).exists():  # made anew meanwhile
+            self._enter(path, news, set())
+            return
+        for gone in [one for one in self._ids if one == path or one.startswith(path + "/")]:
+            self._forget(gone, news)
+
+    def _forget(self, path: str, news: News) -> None:
+        cgroup = self._ids.pop(path)
+        self._by_id.pop(cgroup, None)
+        self._attended.discard(path)
+        news.went.add(path)

@@ -1,0 +1,247 @@
+"""Puts workloads under table sets, and keeps kernel, gates and open connections in step."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from exeat.agent.sets import Sets, TableSetInKernel
+from exeat.agent.wishes import Override
+from exeat.core.grants import Grants
+from exeat.core.union import United
+from exeat.dns.gate import boot_ns
+from exeat.errors import KernelError
+from exeat.gate_thread import GateThread
+from exeat.gatehouse import Gatehouse
+from exeat.kernel.abi import NEVER
+from exeat.kernel.instance import Instance
+from exeat.kernel.sockets import Diagnosis
+from exeat.kernel.sweep import cut_revoked_of
+from exeat.kernel.tables import Tables
+from exeat.kernel.takeover import Left, forget_gates
+from exeat.model.policy import Mode, Server
+from exeat.model.record import Record
+
+_CERTAINLY_NS = 50_000_000  # later than the kernel's idea of an end, which was reckoned a little earlier
+_LEFT_GRANTS_MAX = 65_536
+
+
+@dataclass(slots=True)
+class Bound:
+    """A workload that is judged."""
+
+    id: int
+    path: str
+    name: str
+    table_set: TableSetInKernel
+    house: Gatehouse
+    override: Override | None
+    since_ns: int  # boot clock
+    namespaces: dict[int, int] = field(default_factory=dict)  # inode of the namespace -> its cookie
+    unseen: dict[int, int] = field(default_factory=dict)  # how often a namespace was looked for in vain
+
+    def mode(self, now_ns: int) -> Mode:
+        """In force now."""
+        return _mode_now(self.override, now_ns) or self.table_set.united.policy.mode
+
+
+def _mode_now(override: Override | None, now_ns: int) -> Mode | None:
+    if override is None or 0 < override.until_ns <= now_ns:
+        return None
+    return override.mode
+
+
+class Enforcer:
+    """Belongs to the control loop. `left` is what an agent before this one had bound."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        tables: Tables,
+        sets: Sets,
+        thread: GateThread,
+        host_servers: tuple[Server, ...],
+        take: Callable[[Record], None],
+    ) -> None:
+        self.paths: dict[int, str] = {}  # read by the thread that tells events; names outlive their workloads
+        self.bound: dict[int, Bound] = {}
+        self.left: dict[int, Left] = {}
+        self._instance = instance
+        self._tables = tables
+        self._sets = sets
+        self._thread = thread
+        self._host_servers = host_servers
+        self._take = take
+        self._fallbacks: dict[int, int] = {}  # when the mode of a workload falls back
+
+    def put(
+        self, workload: int, path: str, name: str, key: str, unite: Callable[[], United], override: Override | None
+    ) -> bool:
+        """Puts a workload under a table set and a mode; whether that changed anything. Nothing is cut yet."""
+        now_ns = boot_ns()
+        table_set = self._sets.of(key, unite)
+        bound = self.bound.get(workload)
+        mode = _mode_now(override, now_ns)
+        if bound and bound.table_set is table_set and bound.override == override:
+            bound.name = name
+            return False
+        if bound is None:
+            self._bind(workload, path, name, table_set, override, now_ns)
+        else:
+            self._move(bound, table_set, override, mode, now_ns)
+            bound.name = name
+        self._fallbacks.pop(workload, None)
+        if mode and override and override.until_ns:
+            self._fallbacks[workload] = override.until_ns
+        return True
+
+    def release(self, workload: int) -> None:
+        """It has gone, or nobody manages it any more."""
+        bound = self.bound.pop(workload, None)
+        self._fallbacks.pop(workload, None)
+        if bound:
+            bound.table_set.users.discard(workload)
+            bound.house.close()
+        self.left.pop(workload, None)
+        self._tables.unbind(workload)
+        forget_gates(self._instance, workload)
+
+    def cut(self, workloads: Iterable[int]) -> int:
+        """Ends the open connections that the present policies do not allow; how many."""
+        policy_ids, diagnoses = {}, {}
+        for workload in workloads:
+            bound = self.bound.get(workload)
+            if bound:
+                policy_ids[workload] = bound.table_set.policy_id
+                diagnoses.update(bound.house.diagnoses())
+        return self._swept(policy_ids, diagnoses) if policy_ids else 0
+
+    def cut_flow(self, workload: int, destroy: Callable[[Diagnosis], bool]) -> None:
+        """Ends one connection, in whichever of the workload's namespaces it is. Called by the events' thread."""
+        bound = self.bound.get(workload)
+        for diagnosis in bound.house.diagnoses().values() if bound else ():
+            try:
+                if destroy(diagnosis):
+                    return
+            except (OSError, KernelError) as error:
+                if not isinstance(error, OSError) or error.errno != errno.EBADF:  # else the namespace was just left
+                    raise
+
+    def tick(self, now_ns: int) -> tuple[int, ...]:
+        """Follows what the kernel does by the clock: rules end, modes fall back. The workloads whose mode did."""
+        over = [one for one in self._sets.all if one.ends_ns and one.ends_ns[0] + _CERTAINLY_NS <= now_ns]
+        for one in over:
+            while one.ends_ns and one.ends_ns[0] + _CERTAINLY_NS <= now_ns:
+                one.ends_ns.pop(0)
+        fallen = tuple(workload for workload, until_ns in self._fallbacks.items() if until_ns + _CERTAINLY_NS <= now_ns)
+        for workload in fallen:
+            del self._fallbacks[workload]
+            bound = self.bound[workload]
+            self._thread.do(lambda bound=bound: bound.house.switch(bound.table_set.ledger, None))  # type: ignore[misc]
+        self.cut({*fallen, *(user for one in over for user in one.users)})
+        return fallen
+
+    def collect(self, now_ns: int) -> list[int]:
+        """Policy ids that nobody uses any more and the kernel may forget; removing them takes a while."""
+        return self._sets.collect(now_ns, {left.policy_id for left in self.left.values()})
+
+    def _bind(
+        self, workload: int, path: str, name: str, table_set: TableSetInKernel, override: Override | None, now_ns: int
+    ) -> None:
+        left = self.left.pop(workload, None)
+        self.paths[workload] = path
+        mode = _mode_now(override, now_ns)
+        house = Gatehouse(self._thread, workload, path, table_set.ledger, self._host_servers, self._take, mode)
+        if left is None or left.policy_id != table_set.policy_id:
+            if left:
+                self._adopt_left(table_set, left, now_ns)
+            self._write(workload, table_set, override)
+        elif (left.mode, left.mode_until_ns) != self._as_left(override):
+            self._write(workload, table_set, override)
+        table_set.users.add(workload)
+        self.bound[workload] = Bound(workload, path, name, table_set, house, override, now_ns)
+
+    def _move(
+        self, bound: Bound, table_set: TableSetInKernel, override: Override | None, mode: Mode | None, now_ns: int
+    ) -> None:
+        before = bound.table_set
+
+        def move() -> None:
+            if before is not table_set:
+                bound.house.tell_evicted(table_set.ledger.adopt(before.ledger, now_ns))
+            bound.house.switch(table_set.ledger, mode)
+            self._write(bound.id, table_set, override)
+
+        self._thread.do(move)
+        before.users.discard(bound.id)
+        table_set.users.add(bound.id)
+        bound.table_set, bound.override, bound.since_ns = table_set, override, now_ns
+
+    def _write(self, workload: int, table_set: TableSetInKernel, override: Override | None) -> None:
+        mode, until_ns = self._as_left(override)
+        self._tables.switch(workload, table_set.policy_id, mode=mode, until_boot_ns=until_ns)
+
+    def _as_left(self, override: Override | None) -> tuple[Mode | None, int]:
+        return (override.mode, override.until_ns or NEVER) if override else (None, NEVER)
+
+    def _adopt_left(self, table_set: TableSetInKernel, left: Left, now_ns: int) -> None:
+        """What an agent before this one granted under a policy that is no more."""
+        book = Grants(_LEFT_GRANTS_MAX)
+        for name, address, ports_id, until_ns in self._sets.grants_under(left.policy_id):
+            book.grant(name, (address,), ports_id or 1, until_ns, now_ns, lambda _: 0)
+        self._thread.do(lambda: table_set.ledger.adopt_book(book, (), now_ns))
+
+    def _swept(self, policy_ids: dict[int, int], diagnoses: dict[int, Diagnosis]) -> int:
+        return cut_revoked_of(self._instance, self._tables, policy_ids, diagnoses.values())
+
+    def look_for_namespaces(self, workload: int, pids: Iterable[int]) -> bool:
+        """Has the gate listen wherever the workload's processes are; whether that is so now."""
+        bound = self.bound.get(workload)
+        if bound is None:
+            return True
+        seen: dict[int, int] = {}
+        for pid in pids:
+            try:
+                seen.setdefault(os.stat(f"/proc/{pid}/ns/net").st_ino, pid)
+            except OSError:  # it has gone
+                continue
+        if not seen and not bound.namespaces:
+            seen[os.stat("/proc/self/ns/net").st_ino] = os.getpid()  # where its first process will most likely be
+        is_done = True
+        for inode, pid in seen.items():
+            bound.unseen.pop(inode, None)
+            if inode not in bound.namespaces:
+                is_done = self._open_in(bound, inode, pid) and is_done
+        return is_done
+
+    def leave_namespaces(self, workload: int, pids: Iterable[int]) -> None:
+        """A listener keeps its namespace alive: where nobody of the workload is any more, it ends."""
+        bound = self.bound[workload]
+        inodes = set()
+        for pid in pids:
+            try:
+                inodes.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+            except OSError:  # it has gone
+                continue
+        own = os.stat("/proc/self/ns/net").st_ino
+        for inode, network in list(bound.namespaces.items()):
+            if inode in inodes or inode == own:
+                bound.unseen.pop(inode, None)
+            else:
+                bound.unseen[inode] = bound.unseen.get(inode, 0) + 1
+                if bound.unseen[inode] > 1:
+                    bound.house.leave(network)
+                    del bound.namespaces[inode], bound.unseen[inode]
+
+    def _open_in(self, bound: Bound, inode: int, pid: int) -> bool:
+        try:
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True  # it has gone; whoever is there besides is looked at next time
+        try:
+            bound.namespaces[inode] = bound.house.open(fd)
+        except OSError:  # its loopback is not up yet
+            return False
+        finally:
+            os.close(fd)
+        return True

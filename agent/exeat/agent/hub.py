@@ -1,0 +1,195 @@
+"""Every verdict on its way: from the kernel's ring and the gates to the log, and to those who watch.
+
+One thread reads and writes. Who watches too slowly loses verdicts, is told how many, and holds up nobody.
+"""
+
+import asyncio
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from exeat.agent.enforcer import Enforcer
+from exeat.agent.sets import Sets
+from exeat.audit.log import VerdictLog
+from exeat.core.filters import Filter
+from exeat.core.verdict_text import json_line
+from exeat.errors import ExeatError, KernelError
+from exeat.kernel.abi import Hook
+from exeat.kernel.events import Event, EventRing
+from exeat.kernel.instance import Instance
+from exeat.kernel.sockets import Diagnosis
+from exeat.kernel.telling import tell
+from exeat.model.record import Record
+from exeat.model.verdicts import Reason, Verdict
+
+_TCP = 6
+_CUTTING = (Verdict.DROPPED, Verdict.ERROR)
+_CUT_AT = (Hook.PACKET, Hook.HELLO)
+_BATCH = 1000
+_WAIT_S = 1.0
+_QUEUE_MAX = 10_000  # of one watcher
+_FROM_GATES_MAX = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Heed:
+    """What the agent wants to hear of at once, by a workload's id. Called in the hub's thread."""
+
+    no_gate: Callable[[int, int], None]  # and the process that asked
+    quarantined: Callable[[int, Reason], None]
+
+
+class Watcher:
+    """Somebody who watches."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self._wanted = wanted
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._lock = threading.Lock()
+        self._queue: deque[Record] = deque()
+        self._lost = 0
+
+    def offer(self, records: list[Record]) -> None:
+        """From the hub's thread."""
+        wanted = [record for record in records if self._wanted.accepts(record)]
+        if not wanted:
+            return
+        with self._lock:
+            room = _QUEUE_MAX - len(self._queue)
+            self._queue.extend(wanted[:room])
+            self._lost += max(0, len(wanted) - room)
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    async def wait(self, seconds: float) -> tuple[list[Record], int]:
+        """What came, and how many were lost before it; nothing when the time is over."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return [], 0
+        with self._lock:
+            records = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            lost, self._lost = self._lost, 0
+            if not self._queue:
+                self._news.clear()
+        return records, lost
+
+
+class Hub:
+    """From start() to finish()."""
+
+    def __init__(self, instance: Instance, enforcer: Enforcer, sets: Sets, log: VerdictLog, heed: Heed) -> None:
+        self.failure: BaseException | None = None
+        self._enforcer = enforcer
+        self._sets = sets
+        self._log = log
+        self._heed = heed
+        self._ring = EventRing(instance.map("events"))
+        self._from_gates: deque[Record] = deque()
+        self._unheard = 0
+        self._watchers: set[Watcher] = set()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._run, name="verdicts", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Reads what is left, then stops."""
+        self._is_ending = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self._ring.close()
+        os.close(self._wake)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether verdicts are read."""
+        return self._thread.is_alive()
+
+    @property
+    def unheard(self) -> int:
+        """Verdicts of the gates for which there was no room."""
+        return self._unheard
+
+    def take(self, record: Record) -> None:
+        """One of a gate's."""
+        if len(self._from_gates) >= _FROM_GATES_MAX:
+            self._unheard += 1
+            return
+        self._from_gates.append(record)
+        os.eventfd_write(self._wake, 1)
+
+    def watch(self, wanted: Filter) -> Watcher:
+        """One more watcher."""
+        watcher = Watcher(wanted)
+        self._watchers = self._watchers | {watcher}
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """One less."""
+        self._watchers = self._watchers - {watcher}
+
+    def _run(self) -> None:
+        try:
+            while not self._is_ending:
+                select.select([self._ring.fileno(), self._wake], [], [], _WAIT_S)
+                self._drain()
+            self._drain()
+        except (ExeatError, OSError, ValueError) as error:
+            self.failure = error
+
+    def _drain(self) -> None:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            self._log.append(())  # nothing new, perhaps: seals what is due
+        self._pass_on([self._from_gates.popleft() for _ in range(len(self._from_gates))])
+        events = self._ring.drain()
+        while batch := list(islice(self._told(events), _BATCH)):
+            self._pass_on(batch)
+
+    def _pass_on(self, records: list[Record]) -> None:
+        if not records:
+            return
+        self._log.append([json_line(record).encode(errors="surrogateescape") for record in records])
+        for watcher in self._watchers:
+            watcher.offer(records)
+
+    def _told(self, events: Iterator[Event]) -> Iterator[Record]:
+        for event in events:
+            if event.verdict in _CUTTING:
+                self._attend(event)
+            yield tell(event, self._enforcer.paths, self._sets.namings)
+
+    def _attend(self, event: Event) -> None:
+        if event.reason == Reason.NO_GATE:
+            self._heed.no_gate(event.workload, event.pid)
+        elif event.reason in QUARANTINING:
+            self._heed.quarantined(event.workload, Reason(event.reason))
+        if event.protocol == _TCP and event.hook in _CUT_AT:
+            self._cut(event)
+
+    def _cut(self, event: Event) -> None:
+        """Its packets are dropped by now: end it, so that its program sees an error and not a silence.
+
+        Also where the writer of a hello was told EACCES: Node.js (20) forgets that and would wait for an answer.
+        """
+
+        def destroy(diagnosis: Diagnosis) -> bool:
+            port, source_port = int.from_bytes(event.port, "big"), int.from_bytes(event.source_port, "big")
+            return diagnosis.destroy_flow(event.address, port, event.source, source_port, event.cookie)
+
+        try:
+            self._enforcer.cut_flow(event.workload, destroy)
+        except (KernelError, OSError) as error:
+            self.failure = error
+
+
+QUARANTINING: frozenset[int] = frozenset()  # reasons with which a program may put a workload into quarantine

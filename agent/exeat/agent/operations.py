@@ -1,0 +1,259 @@
+"""What may be asked of the agent: the methods of its API. All run in the control loop, one after the other."""
+
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+
+from exeat.agent.explaining import explain
+from exeat.agent.host import Host, parse_destination
+from exeat.agent.hub import Hub
+from exeat.agent.views import MODES, allowance_view, workload_view
+from exeat.agent.vitals import Vitals
+from exeat.agent.watching import Past, watch
+from exeat.agent.wishes import Allowance, Override, Registration, Wish
+from exeat.control.peer import Peer
+from exeat.core.allow_flag import warnings_of
+from exeat.core.policy_file import read_policy
+from exeat.dns.gate import boot_ns
+from exeat.errors import ExeatError, PolicyError, Refused, StatusWord
+from exeat.kernel.tables import Tables
+from exeat.v1 import agent_pb2 as pb
+from exeat.v1 import verdict_pb2
+
+_NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._:@/+-]{0,252}")
+_LABELS_MAX, _LABEL_MAX = 64, 253
+_TEXT_MAX = 1024  # of a reason
+_ALLOW_MAX_S = 30 * 86_400
+_ALLOWANCES_MAX = 256  # of one workload
+_SECOND = 10**9
+_BY_NUMBER = {number: mode for mode, number in MODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What the operations work on."""
+
+    host: Host
+    hub: Hub
+    tables: Tables
+    vitals: Vitals
+    past: Past
+    reload: Callable[[], int]  # reads the policy files; how many workloads were switched
+    look: Callable[[int], None]  # has a workload's gate listen where its processes are
+
+
+class AgentOperations:
+    """Each refuses by raising Refused."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def get_status(self, request: pb.GetStatusRequest, peer: Peer) -> pb.GetStatusResponse:
+        """What the agent holds and how it is."""
+        return self._agent.vitals.status()
+
+    async def list_workloads(self, request: pb.ListWorkloadsRequest, peer: Peer) -> pb.ListWorkloadsResponse:
+        """Every workload, or one."""
+        bound = self._agent.host.enforcer.bound
+        ids = [self._one(request.workload)] if request.workload else sorted(bound, key=lambda one: bound[one].name)
+        return pb.ListWorkloadsResponse(workloads=[self._view(one) for one in ids])
+
+    async def register(self, request: pb.RegisterRequest, peer: Peer) -> pb.RegisterResponse:
+        """Puts a cgroup under a policy."""
+        host = self._agent.host
+        if not _NAME.fullmatch(request.name):
+            raise _invalid("the name must have at most 253 letters, digits and . _ : @ / + -")
+        path, workload = self._cgroup_of(request)
+        other = [one for one in host.enforcer.bound.values() if one.name == request.name and one.id != workload]
+        if other:
+            raise Refused(StatusWord.PRECONDITION, f"{request.name} is the name of {other[0].path} already")
+        registration, warnings = self._registration(request, peer)
+        self._apply(workload, replace(host.wishes.of(workload, path), cgroup=path, registration=registration))
+        self._agent.look(workload)
+        return pb.RegisterResponse(workload=self._view(workload), warnings=warnings)
+
+    async def unregister(self, request: pb.UnregisterRequest, peer: Peer) -> pb.UnregisterResponse:
+        """Ends a registration."""
+        workload = self._one(request.workload)
+        host = self._agent.host
+        if host.registration(workload) is None:
+            raise Refused(
+                StatusWord.PRECONDITION, f"{request.workload} was not registered: a policy's subject names it"
+            )
+        last = self._view(workload)
+        wish = host.wishes.of(workload, "")
+        cut = self._apply(workload, replace(wish, registration=None, allowances=(), override=None))
+        return pb.UnregisterResponse(workload=last, cut=cut)
+
+    async def set_mode(self, request: pb.SetModeRequest, peer: Peer) -> pb.SetModeResponse:
+        """Sets a workload's mode."""
+        workload = self._one(request.workload)
+        override = None
+        if request.mode:
+            mode = _BY_NUMBER.get(request.mode)
+            if mode is None:
+                raise _invalid(f"there is no mode {request.mode}")
+            until_ns = boot_ns() + request.for_s * _SECOND if request.for_s else 0
+            override = Override(mode, until_ns, _short(request.reason, "the reason"), _who(peer))
+        elif request.for_s:
+            raise _invalid("a time needs a mode: say which one holds until then")
+        cut = self._apply(workload, replace(self._wish(workload), override=override))
+        return pb.SetModeResponse(workload=self._view(workload), cut=cut)
+
+    async def allow(self, request: pb.AllowRequest, peer: Peer) -> pb.AllowResponse:
+        """Adds a rule that ends by itself."""
+        workload = self._one(request.workload)
+        if not 0 < request.for_s <= _ALLOW_MAX_S:
+            raise _invalid("say for how long: at most 30 days")
+        if not request.reason.strip():
+            raise _invalid("say why: the reason stands beside the rule and in the log")
+        try:
+            rule = parse_destination(request.destination)
+        except PolicyError as error:
+            raise _invalid(str(error)) from error
+        wish = self._wish(workload)
+        if len(wish.allowances) >= _ALLOWANCES_MAX:
+            raise Refused(StatusWord.PRECONDITION, f"there are {_ALLOWANCES_MAX} allowances already: end some")
+        until_ns = time.time_ns() + request.for_s * _SECOND
+        reason = _short(request.reason, "the reason")
+        allowance = Allowance(secrets.token_hex(4), request.destination, until_ns, reason, _who(peer))
+        self._apply(workload, replace(wish, allowances=(*wish.allowances, allowance)))
+        return pb.AllowResponse(rule=allowance_view(allowance), warnings=warnings_of(rule))
+
+    async def disallow(self, request: pb.DisallowRequest, peer: Peer) -> pb.DisallowResponse:
+        """Takes such a rule back."""
+        workload = self._one(request.workload)
+        wish = self._wish(workload)
+        kept = tuple(one for one in wish.allowances if one.id != request.allowance)
+        if len(kept) == len(wish.allowances):
+            raise Refused(StatusWord.NOT_FOUND, f"{request.workload} has no allowance {request.allowance}")
+        return pb.DisallowResponse(cut=self._apply(workload, replace(wish, allowances=kept)))
+
+    async def watch_verdicts(
+        self, request: pb.WatchVerdictsRequest, peer: Peer
+    ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
+        """Verdicts of the past, then those to come."""
+        path = request.filter.workload
+        if path:
+            named = self._agent.host.named(path)
+            path = self._agent.host.enforcer.bound[named[0]].path if len(named) == 1 else path
+        async for response in watch(self._agent.hub, self._agent.past, request, path):
+            yield response
+
+    async def list_grants(self, request: pb.ListGrantsRequest, peer: Peer) -> pb.ListGrantsResponse:
+        """Which names were resolved to which addresses."""
+        bound = self._agent.host.enforcer.bound[self._one(request.workload)]
+        return pb.ListGrantsResponse(grants=self._agent.vitals.grants(bound))
+
+    async def explain(self, request: pb.ExplainRequest, peer: Peer) -> pb.ExplainResponse:
+        """Which rule decides about a destination."""
+        bound = self._agent.host.enforcer.bound[self._one(request.workload)]
+        try:
+            return explain(bound, request.destination, self._agent.tables)
+        except PolicyError as error:
+            raise _invalid(str(error)) from error
+
+    async def get_counters(self, request: pb.GetCountersRequest, peer: Peer) -> pb.GetCountersResponse:
+        """The kernel's and the gates' counters."""
+        counts = self._agent.tables.counters()
+        counters = [
+            pb.Counter(
+                verdict=verdict_pb2.Verdict.ValueType(verdict), reason=verdict_pb2.Reason.ValueType(reason), count=count
+            )
+            for (verdict, reason), count in sorted(counts.items())
+        ]
+        return pb.GetCountersResponse(counters=counters, lost_events=self._agent.tables.lost_events())
+
+    async def reload(self, request: pb.ReloadRequest, peer: Peer) -> pb.ReloadResponse:
+        """Reads the policy files again."""
+        switched = self._agent.reload()
+        return pb.ReloadResponse(policies=self._agent.vitals.policies(), switched=switched)
+
+    def _apply(self, workload: int, wish: Wish) -> int:
+        """Keeps and enforces what was asked; how many connections it ended."""
+        try:
+            self._agent.host.wish(workload, wish)
+        except (PolicyError, ValueError) as error:
+            raise _invalid(str(error)) from error
+        except OSError as error:
+            raise ExeatError(f"it cannot be kept, so it is not done: {error}") from error
+        return self._agent.host.enforcer.cut([workload])
+
+    def _one(self, text: str) -> int:
+        found = self._agent.host.named(text)
+        if not text or not found:
+            raise Refused(StatusWord.NOT_FOUND, f"there is no workload {text}: exeat workloads shows them")
+        if len(found) > 1:
+            names = sorted(self._agent.host.enforcer.bound[one].name for one in found)
+            some = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            raise Refused(StatusWord.PRECONDITION, f"{text} could be {some}: write more of it")
+        return found[0]
+
+    def _view(self, workload: int) -> pb.Workload:
+        return workload_view(self._agent.host.enforcer.bound[workload], self._agent.host, self._agent.tables)
+
+    def _wish(self, workload: int) -> Wish:
+        return self._agent.host.wishes.of(workload, self._agent.host.enforcer.bound[workload].path)
+
+    def _cgroup_of(self, request: pb.RegisterRequest) -> tuple[str, int]:
+        census = self._agent.host.census
+        if request.WhichOneof("target") == "pid":
+            path = cgroup_of_process(request.pid)
+        elif request.cgroup.startswith("/"):
+            path = "/" + request.cgroup.strip("/")
+        else:
+            raise _invalid("say which cgroup, by its path below the cgroup2 mount from a slash on, or by a process")
+        if path == "/":
+            raise Refused(StatusWord.PRECONDITION, "the root cgroup is the host: name one below it")
+        self._agent.host.take(census.read())
+        workload = census.id_of(path)
+        if workload is None:
+            raise Refused(StatusWord.NOT_FOUND, f"there is no cgroup {path}")
+        return path, workload
+
+    def _registration(self, request: pb.RegisterRequest, peer: Peer) -> tuple[Registration, tuple[str, ...]]:
+        labels = dict(request.labels)
+        if len(labels) > _LABELS_MAX or any(len(text) > _LABEL_MAX for text in (*labels, *labels.values())):
+            raise _invalid(f"at most {_LABELS_MAX} labels of at most {_LABEL_MAX} characters can be kept")
+        in_force = self._agent.host.shelf.in_force
+        for name in request.policies:
+            if name not in in_force:
+                raise Refused(StatusWord.NOT_FOUND, f"there is no policy {name} in {self._agent.host.shelf.directory}")
+        warnings: tuple[str, ...] = ()
+        if request.policy_text:
+            try:
+                warnings = read_policy(request.policy_text, f"the policy of {request.name}").warnings
+            except PolicyError as error:
+                raise _invalid(str(error)) from error
+        until_ns = time.time_ns() + request.ttl_s * _SECOND if request.ttl_s else 0
+        source = request.source if request.source == "run" else "registration"
+        policies = tuple(dict.fromkeys(request.policies))
+        return Registration(request.name, source, labels, policies, request.policy_text, until_ns, _who(peer)), warnings
+
+
+def cgroup_of_process(pid: int) -> str:
+    """Its path in the cgroup2 hierarchy."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+            path = next(line[3:].rstrip("\n") for line in lines if line.startswith("0::"))
+    except (OSError, StopIteration):
+        raise Refused(StatusWord.NOT_FOUND, f"there is no process {pid}") from None
+    if path.startswith("/../"):
+        raise Refused(StatusWord.PRECONDITION, f"process {pid} is outside of this cgroup namespace")
+    return path
+
+
+def _invalid(sentence: str) -> Refused:
+    return Refused(StatusWord.INVALID, sentence)
+
+
+def _short(text: str, what: str) -> str:
+    if len(text) > _TEXT_MAX:
+        raise _invalid(f"{what} has {len(text)} characters, of which at most {_TEXT_MAX} are kept")
+    return text
+
+
+def _who(peer: Peer) -> str:
+    return f"uid {peer.uid}"

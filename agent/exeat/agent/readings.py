@@ -1,0 +1,102 @@
+"""The agent's numbers, as its metrics ask for them: from the kernel and from the parts that know, when asked."""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from exeat.agent.host import Host
+from exeat.agent.hub import Hub
+from exeat.agent.sets import Sets
+from exeat.audit.log import VerdictLog
+from exeat.core.endings import Ending, count_within, upcoming
+from exeat.dns.gate import boot_ns
+from exeat.kernel.tables import Tables
+from exeat.metrics.readings import PolicyCounts, Source, Use
+from exeat.model.policy import Mode
+from exeat.model.verdicts import Reason, Verdict
+
+LIMITS = {  # twins: bpf/limits.h
+    "workloads": 16_384,
+    "policies": 16_384,
+    "networks": 4_194_304,
+    "ports": 4_194_304,
+    "hosts": 4_194_304,
+    "grants": 262_144,
+    "gates": 16_384,
+}
+
+
+class AgentReadings:
+    """Called from the metrics' thread and from the control loop."""
+
+    def __init__(self, host: Host, sets: Sets, tables: Tables, log: VerdictLog, started_ns: int) -> None:
+        self.hub: Hub | None = None
+        self._host = host
+        self._sets = sets
+        self._tables = tables
+        self._log = log
+        self._started_ns = started_ns
+
+    def counters(self) -> Mapping[tuple[Verdict, Reason], int]:
+        """The kernel's verdicts."""
+        return self._tables.counters()
+
+    def questions(self) -> Mapping[Verdict, int]:
+        """The gates' verdicts."""
+        counts: Counter[Verdict] = Counter()
+        for bound in list(self._host.enforcer.bound.values()):
+            counts.update(bound.house.counts)
+        return counts
+
+    def lost_events(self) -> int:
+        """Verdicts for which there was no room."""
+        return self._tables.lost_events() + (self.hub.unheard if self.hub else 0)
+
+    def unwritten(self) -> int:
+        """Verdicts that are not in the log."""
+        return self._log.unwritten
+
+    def workloads(self) -> Mapping[tuple[Source, Mode], int]:
+        """By who brought them and mode."""
+        now_ns = boot_ns()
+        counts: Counter[tuple[Source, Mode]] = Counter()
+        for bound in list(self._host.enforcer.bound.values()):
+            registration = self._host.registration(bound.id)
+            source = Source(registration.source) if registration else Source.SUBJECT
+            counts[source, bound.mode(now_ns)] += 1
+        return counts
+
+    def policies(self) -> PolicyCounts:
+        """In force as they are, and rejected."""
+        held = self._host.shelf.held
+        rejected = sum(bool(one.errors) for one in held)
+        return PolicyCounts(len(held) - rejected, rejected)
+
+    def endings_within(self) -> Mapping[int, int]:
+        """By days."""
+        return count_within(endings_of(self._host))
+
+    def table_use(self) -> Mapping[str, Use]:
+        """By the map's name; counted here, because the kernel does not count."""
+        used: Counter[str] = Counter()
+        for one in self._sets.all:
+            used.update(one.entries)
+        used["workloads"] = len(self._host.enforcer.bound) + len(self._host.enforcer.left)
+        used["policies"] = len(self._sets.all)
+        used["grants"] = self.grants()
+        used["gates"] = sum(len(bound.house.networks) for bound in list(self._host.enforcer.bound.values()))
+        return {name: Use(used[name], limit) for name, limit in LIMITS.items()}
+
+    def grants(self) -> int:
+        """Pairs of name and address."""
+        return sum(len(one.ledger.book) for one in self._sets.all)
+
+    def started_s(self) -> float:
+        """When it started."""
+        return self._started_ns / 1e9
+
+
+def endings_of(host: Host) -> tuple[Ending, ...]:
+    """What of the policies ends within 14 days."""
+    policies = [held.policy for held in host.shelf.in_force.values() if held.policy]
+    return upcoming(policies, datetime.now(UTC))

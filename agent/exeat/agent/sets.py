@@ -1,0 +1,125 @@
+"""Table sets in the kernel, each for all workloads that are under the same policies; and what became of old ones."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exeat.agent.shelf import write_whole
+from exeat.core.compile import compile_policy
+from exeat.core.compile_rules import until_ns
+from exeat.core.union import United
+from exeat.dns.gate import boot_ns as boot_now_ns
+from exeat.errors import KernelError
+from exeat.kernel.instance import Instance
+from exeat.kernel.tables import Tables, boot_ns
+from exeat.kernel.takeover import GrantLeft
+from exeat.kernel.telling import Naming
+from exeat.ledger import Ledger
+
+_GRACE_NS = 5 * 10**9  # events and packets under way may still name it
+_NAMINGS_MAX = 4096  # policies that have gone, of which a late event may speak
+
+
+@dataclass(slots=True)
+class TableSetInKernel:
+    """One of them."""
+
+    key: str  # what it was made of
+    united: United
+    ledger: Ledger
+    ends_ns: list[int]  # boot clock, sorted: when something of it ends
+    entries: dict[str, int]  # how many, by table
+    users: set[int] = field(default_factory=set)  # workloads
+    unused_since_ns: int = 0
+
+    @property
+    def policy_id(self) -> int:
+        """The kernel's."""
+        return self.ledger.policy_id
+
+
+class Sets:
+    """Makes them, shares them, collects them. Remembers on disk which is which, for the agent after this one."""
+
+    def __init__(self, instance: Instance, tables: Tables, memory: Path) -> None:
+        self.namings: dict[int, Naming] = {}
+        self._instance = instance
+        self._tables = tables
+        self._memory = memory
+        self._sets: dict[str, TableSetInKernel] = {}
+        self._left: dict[str, int] = {}  # policy ids of an agent before this one, by key
+        self._grants_left: dict[int, list[GrantLeft]] = {}
+
+    def take_over(self, policies: set[int], grants: dict[int, list[GrantLeft]]) -> None:
+        """Learns what is in the kernel already."""
+        self._grants_left = grants
+        try:
+            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            pairs = {str(key): int(policy_id) for key, policy_id in known.items()}
+        except (OSError, ValueError, AttributeError, TypeError):  # then all are made anew, and the old ones collected
+            pairs = {}
+        self._left = {key: policy_id for key, policy_id in pairs.items() if policy_id in policies}
+
+    def of(self, key: str, unite: Callable[[], United]) -> TableSetInKernel:
+        """The table set of a key; made if there is none. Raises ValueError or KernelError if it cannot be."""
+        found = self._sets.get(key)
+        if found is None:
+            found = self._sets[key] = self._make(key, unite())
+            self.remember()
+        return found
+
+    def grants_under(self, policy_id: int) -> list[GrantLeft]:
+        """What an agent before this one granted under a policy."""
+        return self._grants_left.get(policy_id, [])
+
+    @property
+    def all(self) -> tuple[TableSetInKernel, ...]:
+        """Every one that this agent knows."""
+        return tuple(self._sets.values())
+
+    def with_id(self, policy_id: int) -> TableSetInKernel | None:
+        """By the kernel's id."""
+        return next((one for one in self._sets.values() if one.policy_id == policy_id), None)
+
+    def collect(self, now_ns: int, bound: set[int]) -> list[int]:
+        """Forgets those that nobody has used for a while; the policy ids to be removed from the kernel."""
+        gone = []
+        for one in list(self._sets.values()):
+            if one.users or one.ledger.is_used or one.policy_id in bound:
+                one.unused_since_ns = 0
+            elif not one.unused_since_ns:
+                one.unused_since_ns = now_ns
+            elif now_ns - one.unused_since_ns > _GRACE_NS:
+                del self._sets[one.key]
+                gone.append(one.policy_id)
+        if gone:
+            self.remember()
+        return gone
+
+    def remember(self) -> None:
+        """For the agent after this one. Without it, that one makes all sets anew."""
+        write_whole(self._memory, json.dumps({one.key: one.policy_id for one in self._sets.values()}).encode())
+
+    def _make(self, key: str, united: United) -> TableSetInKernel:
+        table_set = compile_policy(united.policy)
+        policy_id = self._left.pop(key, None)
+        is_new = policy_id is None
+        if policy_id is None:
+            policy_id = self._tables.add(table_set)
+        self._name(policy_id, Naming(table_set.policy_name, table_set.rule_names))
+        ledger = Ledger(self._instance, policy_id, table_set, united.policy.dns)
+        if not is_new:
+            ledger.restore(self.grants_under(policy_id), boot_now_ns())
+        ends = {end for end in (united.policy.expires, *(rule.expires for rule in united.policy.rules)) if end}
+        entries = {"networks": len(table_set.networks), "ports": len(table_set.ports), "hosts": len(table_set.hosts)}
+        return TableSetInKernel(key, united, ledger, sorted(boot_ns(until_ns(end)) for end in ends), entries)
+
+    def _name(self, policy_id: int, naming: Naming) -> None:
+        self.namings[policy_id] = naming
+        while len(self.namings) > _NAMINGS_MAX + len(self._sets):
+            in_use = {one.policy_id for one in self._sets.values()}
+            oldest = next((one for one in self.namings if one not in in_use), None)
+            if oldest is None:
+                raise KernelError("more policies than names for them")
+            del self.namings[oldest]

@@ -1,0 +1,163 @@
+"""The directory of policy files: what is in force, and why what is not is not.
+
+A file that cannot be read, or is no policy, changes nothing: what it said before stays in force, also over a restart,
+by a copy of the last good text.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from exeat.core.compile import compile_policy
+from exeat.core.policy_file import read_policy
+from exeat.errors import PolicyError
+from exeat.model.policy import Policy
+
+SUFFIXES = (".yaml", ".yml")
+FILE_MAX = 64 << 20  # a policy of 10,000 hosts has half a megabyte
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is known of one file."""
+
+    file: str
+    policy: Policy | None  # in force; None: nothing ever was
+    revision: str = ""  # SHA-256 of the text in force
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()  # why the file as it is now is not in force
+    accepted_ns: int = 0
+    seen: tuple[int, ...] = ()  # the file's state when it was looked at
+
+
+class Shelf:
+    """The policies of a host, by the name of their file."""
+
+    def __init__(self, directory: Path, copies: Path) -> None:
+        self.directory = directory
+        self.complaints: tuple[str, ...] = ()
+        self._copies = copies
+        self._held: dict[str, Held] = {}
+        self._unsaved: dict[str, str | None] = {}
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """Every file, by name."""
+        return tuple(self._held[name] for name in sorted(self._held))
+
+    @property
+    def in_force(self) -> dict[str, Held]:
+        """By the policy's name."""
+        return {held.policy.name: held for held in self.held if held.policy}
+
+    def read(self) -> bool:
+        """Looks at every file that has changed; whether what is in force has changed."""
+        try:
+            files = {path.name: path for path in self.directory.iterdir() if _is_policy_file(path)}
+        except OSError as error:
+            self.complaints = (f"{self.directory}: {error.strerror}; its policies stay in force as they were",)
+            return False
+        self.complaints = ()
+        before = {name: held.revision for name, held in self.in_force.items()}
+        for name in [name for name in self._held if name not in files]:
+            del self._held[name]
+            self._unsaved[name] = None
+        for name in sorted(files):
+            self._look(files[name])
+        self._part_names()
+        return before != {name: held.revision for name, held in self.in_force.items()}
+
+    def save(self) -> None:
+        """Keeps copies of what was accepted. After it is enforced: a full disk must not come in between."""
+        for name, text in list(self._unsaved.items()):
+            copy = self._copies / name
+            try:
+                self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if text is None:
+                    copy.unlink(missing_ok=True)
+                else:
+                    write_whole(copy, text.encode(), is_synced=True)
+            except OSError as error:
+                why = f"{copy}: {error.strerror}; after a restart, a bad {name} would have nothing to fall back to"
+                self.complaints = (*self.complaints, why)
+                continue
+            del self._unsaved[name]
+
+    def _look(self, path: Path) -> None:
+        held = self._held.get(path.name)
+        try:
+            status = path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+            if held and held.seen == seen:
+                return
+            if status.st_size > FILE_MAX:
+                raise PolicyError([f"{path}: {status.st_size} bytes, of which at most {FILE_MAX} are read"])
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, PolicyError) as error:
+            why = error.problems if isinstance(error, PolicyError) else [f"{path}: cannot be read: {error}"]
+            self._reject(path.name, why, ())
+            return
+        revision = hashlib.sha256(text.encode()).hexdigest()
+        if held and held.policy and held.revision == revision:
+            self._held[path.name] = replace(held, seen=seen, errors=())
+            return
+        try:
+            self._held[path.name] = _accept(path, text, revision, seen)
+        except PolicyError as error:
+            self._reject(path.name, error.problems, seen)
+        else:
+            self._unsaved[path.name] = text
+
+    def _reject(self, name: str, why: "list[str] | tuple[str, ...]", seen: tuple[int, ...]) -> None:
+        held = self._held.get(name) or self._from_copy(name) or Held(name, None)
+        self._held[name] = replace(held, errors=tuple(why), seen=seen)
+
+    def _from_copy(self, name: str) -> Held | None:
+        copy = self._copies / name
+        try:
+            text = copy.read_text(encoding="utf-8")
+            return _accept(copy, text, hashlib.sha256(text.encode()).hexdigest(), ())
+        except (OSError, UnicodeDecodeError, PolicyError):  # there never was a good one, or it does not help
+            return None
+
+    def _part_names(self) -> None:
+        """Of two files with one policy's name, the first by file name holds."""
+        first: dict[str, str] = {}
+        for held in self.held:
+            if held.policy is None:
+                continue
+            other = first.setdefault(held.policy.name, held.file)
+            if other != held.file:
+                why = f"{self.directory / held.file}: {other} has a policy named {held.policy.name} already"
+                self._held[held.file] = Held(held.file, None, errors=(why,))  # looked at again each time
+
+
+def _accept(path: Path, text: str, revision: str, seen: tuple[int, ...]) -> Held:
+    reading = read_policy(text, str(path))
+    try:
+        compile_policy(reading.policy)
+    except ValueError as error:
+        raise PolicyError([f"{path}: {error}"]) from error
+    return Held(path.name, reading.policy, revision, reading.warnings, (), time.time_ns(), seen)
+
+
+def _is_policy_file(path: Path) -> bool:
+    return path.suffix in SUFFIXES and not path.name.startswith(".")
+
+
+def write_whole(path: Path, data: bytes, *, is_synced: bool = False) -> None:
+    """Replaces a file as a whole: whoever reads it sees the old or the new, also after a crash."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            if is_synced:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

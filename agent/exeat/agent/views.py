@@ -1,0 +1,166 @@
+"""What the agent shows of itself, as the messages of its API."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from exeat.agent.enforcer import Bound
+from exeat.agent.host import Host, allowed_rule, wall_of
+from exeat.agent.shelf import Held
+from exeat.agent.wishes import Allowance, Wish
+from exeat.core.endings import Ending
+from exeat.dns.gate import boot_ns
+from exeat.errors import ExeatError
+from exeat.kernel.tables import Tables
+from exeat.model.policy import Mode, Policy, PortRange, Protocol, Rule
+from exeat.model.verdicts import Verdict
+from exeat.v1 import agent_pb2 as pb
+
+_SECOND = 10**9
+_SHOWN_MAX = 4  # hosts or networks of a rule in one line
+MODES: Mapping[Mode, pb.Mode.ValueType] = {
+    Mode.ENFORCE: pb.MODE_ENFORCE,
+    Mode.MONITOR: pb.MODE_MONITOR,
+    Mode.OPEN: pb.MODE_OPEN,
+    Mode.QUARANTINE: pb.MODE_QUARANTINE,
+}
+
+
+def stamp(wall_ns: int) -> Timestamp:
+    """A time on the wall clock."""
+    return Timestamp(seconds=wall_ns // _SECOND, nanos=wall_ns % _SECOND)
+
+
+def time_stamp(when: datetime) -> Timestamp:
+    """The same of a datetime."""
+    message = Timestamp()
+    message.FromDatetime(when)
+    return message
+
+
+def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
+    """All that is known of one."""
+    now_ns = boot_ns()
+    wish = host.wishes.of(bound.id, bound.path)
+    registration, override = wish.registration, bound.override
+    view = pb.Workload(
+        name=_text(bound.name),
+        cgroup=_text(bound.path),
+        id=bound.id,
+        labels=registration.labels if registration else {},
+        policies=_policies(bound, host),
+        mode=MODES[bound.mode(now_ns)],
+        source=registration.source if registration else "subject",
+        since=stamp(wall_of(bound.since_ns)),
+        traffic=_traffic(bound, tables),
+        rules=_rules(bound, wish),
+        policy_id=bound.table_set.policy_id,
+        gates=len(bound.house.networks),
+    )
+    if registration and registration.until_ns:
+        view.until.CopyFrom(stamp(registration.until_ns))
+    if override and not 0 < override.until_ns <= now_ns:
+        view.mode_reason = override.reason
+        if override.until_ns:
+            view.mode_until.CopyFrom(stamp(wall_of(override.until_ns)))
+    return view
+
+
+def policy_view(held: Held, users: Mapping[str, int], directory: str) -> pb.PolicyStatus:
+    """A policy file."""
+    policy = held.policy
+    view = pb.PolicyStatus(
+        name=policy.name if policy else held.file,
+        file=f"{directory}/{held.file}",
+        revision=held.revision,
+        workloads=users.get(policy.name, 0) if policy else 0,
+        errors=held.errors,
+        warnings=held.warnings,
+    )
+    if policy:
+        view.mode = MODES[policy.mode]
+        view.accepted.CopyFrom(stamp(held.accepted_ns))
+    return view
+
+
+def ending_view(ending: Ending) -> pb.Ending:
+    """What ends soon."""
+    return pb.Ending(policy=ending.policy, rule=ending.rule or "", expires=time_stamp(ending.expires))
+
+
+def allowance_view(allowance: Allowance) -> pb.RuleOrigin:
+    """A rule for a time."""
+    return pb.RuleOrigin(
+        rule=f"allowed-{allowance.id}",
+        expires=stamp(allowance.until_ns),
+        text=_allowed_text(allowance),
+        reason=f"{allowance.reason} ({allowance.by})" if allowance.by else allowance.reason,
+        allowance=allowance.id,
+    )
+
+
+def rule_text(rule: Rule) -> str:
+    """What a rule allows, in a line."""
+    where = [str(host) for host in rule.hosts] + [str(network) for network in rule.cidrs]
+    shown = ", ".join(where[:_SHOWN_MAX]) + (f" and {len(where) - _SHOWN_MAX} more" if len(where) > _SHOWN_MAX else "")
+    if rule.hosts and rule.cidrs:
+        shown = f"{', '.join(map(str, rule.hosts[:_SHOWN_MAX]))} in {', '.join(map(str, rule.cidrs[:_SHOWN_MAX]))}"
+    besides = f" except {', '.join(map(str, rule.excepts[:_SHOWN_MAX]))}" if rule.excepts else ""
+    return f"{rule.protocol} {shown}{besides}{_ports_text(rule.protocol, rule.ports)}"
+
+
+def _ports_text(protocol: Protocol, ports: tuple[PortRange, ...]) -> str:
+    return "" if protocol is Protocol.ICMP else f" port {','.join(map(str, ports))}"
+
+
+def _allowed_text(allowance: Allowance) -> str:
+    try:
+        return rule_text(allowed_rule(allowance))
+    except ExeatError:  # kept by another version, which read it otherwise
+        return allowance.destination
+
+
+def _policies(bound: Bound, host: Host) -> list[str]:
+    assigned = host.assigned(bound.id)
+    return [policy.name for policy in assigned.policies] if assigned else []
+
+
+def _rules(bound: Bound, wish: Wish) -> list[pb.RuleOrigin]:
+    united = bound.table_set.united
+    by_rule = {f"allowed-{one.id}": one for one in wish.allowances}
+    views = []
+    for rule, origin in zip(united.policy.rules, united.origins, strict=True):
+        allowance = by_rule.get(rule.name) if not origin else None
+        if allowance:
+            views.append(allowance_view(allowance))
+            continue
+        view = pb.RuleOrigin(rule=rule.name, policy=origin, text=rule_text(rule))
+        if rule.expires:
+            view.expires.CopyFrom(time_stamp(rule.expires))
+        views.append(view)
+    return views
+
+
+def _traffic(bound: Bound, tables: Tables) -> pb.Traffic:
+    traffic, asked = tables.traffic(bound.id), bound.house.counts
+    verdicts = {verdict: traffic.verdicts[verdict] + asked.get(verdict, 0) for verdict in Verdict}
+    return pb.Traffic(
+        packets_out=traffic.packets_out,
+        bytes_out=traffic.bytes_out,
+        packets_in=traffic.packets_in,
+        bytes_in=traffic.bytes_in,
+        forwarded=verdicts[Verdict.FORWARDED],
+        dropped=verdicts[Verdict.DROPPED],
+        audit=verdicts[Verdict.AUDIT],
+        error=verdicts[Verdict.ERROR],
+    )
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def policy_names(policies: "tuple[Policy, ...]") -> list[str]:
+    """For a message."""
+    return [policy.name for policy in policies]

@@ -1,0 +1,168 @@
+"""How the agent is: what it answers to `exeat status`, to Prometheus and to health checks."""
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from exeat.agent.enforcer import Bound
+from exeat.agent.host import Host, wall_of
+from exeat.agent.hub import Hub
+from exeat.agent.readings import AgentReadings, endings_of
+from exeat.agent.sets import Sets
+from exeat.agent.views import ending_view, policy_view, stamp
+from exeat.audit.log import VerdictLog
+from exeat.core.endings import Ending
+from exeat.dns.gate import boot_ns
+from exeat.gate_thread import GateThread
+from exeat.kernel.instance import own_build
+from exeat.kernel.tables import Tables
+from exeat.v1 import agent_pb2 as pb
+
+_SHOWN_MAX = 50
+
+
+@dataclass(slots=True)
+class Story:
+    """What happened to the agent itself."""
+
+    started_ns: int = field(default_factory=lambda: _process_started_ns())
+    in_control_ms: int = 0
+    last_seen_ns: int = 0  # of the agent before this one; 0: there was none
+    build: str = ""  # of the programs in the kernel
+    notes: dict[str, str] = field(default_factory=dict)  # complaints, each under a word of its own
+    is_ready: bool = False
+
+
+class Vitals:
+    """Reads it from where it is; asked from several threads."""
+
+    def __init__(
+        self,
+        host: Host,
+        sets: Sets,
+        tables: Tables,
+        thread: GateThread,
+        log: VerdictLog,
+        readings: AgentReadings,
+        story: Story,
+    ) -> None:
+        self.hub: Hub | None = None
+        self._host = host
+        self._sets = sets
+        self._tables = tables
+        self._readings = readings
+        self._thread = thread
+        self._log = log
+        self._story = story
+
+    def status(self) -> pb.GetStatusResponse:
+        """For `exeat status`."""
+        story = self._story
+        view = pb.GetStatusResponse(
+            version=version("exeat"),
+            started=stamp(story.started_ns),
+            in_control_ms=story.in_control_ms,
+            programs=story.build,
+            own_programs=own_build(),
+            policies=self.policies(),
+            workloads=len(self._host.enforcer.bound),
+            table_sets=len(self._sets.all),
+            lost_events=self.lost_events(),
+            unwritten_verdicts=self.unwritten(),
+            complaints=self.complaints(),
+            endings=[ending_view(ending) for ending in self.endings()],
+            tables=[
+                pb.TableUse(name=name, used=use.used, max=use.limit) for name, use in self._readings.table_use().items()
+            ],
+            resident_bytes=_resident_bytes(),
+        )
+        if story.last_seen_ns:
+            view.last_seen.CopyFrom(stamp(story.last_seen_ns))
+        return view
+
+    def policies(self) -> list[pb.PolicyStatus]:
+        """Every policy file."""
+        shelf = self._host.shelf
+        users = Counter(name for bound in list(self._host.enforcer.bound.values()) for name in _names(bound))
+        return [policy_view(held, users, str(shelf.directory)) for held in shelf.held]
+
+    def complaints(self) -> list[str]:
+        """What is not as it should be."""
+        host = self._host
+        said = [*host.shelf.complaints, *host.wishes.complaints, *self._story.notes.values()]
+        said += [f"{held.file} is not in force: {held.errors[0]}" for held in host.shelf.held if held.errors]
+        said += list(host.failures.values())
+        left = len(host.enforcer.left)
+        if left:
+            said.append(f"{left} workloads are judged by policies that nobody knows any more: register them anew")
+        if self._log.unwritten:
+            said.append(f"{self._log.unwritten} verdicts are not in the log: {self._log.why_unwritten}")
+        lost = self.lost_events()
+        if lost:
+            said.append(f"{lost} verdicts were lost before they could be read: they are counted, not told")
+        said += [f"the gate failed at something: {failure!r}" for failure in self._thread.failures[-3:]]
+        if self.hub and self.hub.failure:
+            said.append(f"verdicts are told late or not at all: {self.hub.failure}")
+        return said[:_SHOWN_MAX]
+
+    def ailments(self) -> list[str]:
+        """For /healthz: which of the agent's parts has ended."""
+        parts = {
+            "the gates' thread": self._thread.is_alive,
+            "the verdicts' thread": bool(self.hub and self.hub.is_alive),
+        }
+        return [f"{name} has ended" for name, is_alive in parts.items() if not is_alive]
+
+    def hindrances(self) -> list[str]:
+        """For /readyz."""
+        return [] if self._story.is_ready else ["policies are not applied yet"]
+
+    def grants(self, bound: Bound) -> list[pb.Grant]:
+        """For `exeat grants`."""
+        ledger, now_ns = bound.table_set.ledger, boot_ns()
+        alive = self._thread.do(
+            lambda: sorted((one.name, one.address, one.until_ns) for one in ledger.book.alive(now_ns))
+        )
+        views = []
+        for name, address, until_ns in alive:
+            view = pb.Grant(name=name, address=_packed(address), until=stamp(wall_of(until_ns)))
+            used_ns = ledger.used(address)
+            if used_ns:
+                view.used.CopyFrom(stamp(wall_of(used_ns)))
+            views.append(view)
+        return views
+
+    def endings(self) -> tuple[Ending, ...]:
+        """What of the policies ends within 14 days."""
+        return endings_of(self._host)
+
+    def lost_events(self) -> int:
+        """Verdicts for which there was no room."""
+        return self._readings.lost_events()
+
+    def unwritten(self) -> int:
+        """Verdicts that are not in the log."""
+        return self._log.unwritten
+
+
+def _names(bound: Bound) -> set[str]:
+    return {origin for origin in bound.table_set.united.origins if origin} or {bound.table_set.united.policy.name}
+
+
+def _packed(address: bytes) -> bytes:
+    return address[12:] if address[:12] == bytes(10) + b"\xff\xff" else address
+
+
+def _process_started_ns() -> int:
+    """On the wall clock: what the interpreter needed to read the modules belongs to the agent's start."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
+        ticks = int(stat.read().rpartition(")")[2].split()[19])
+    since_boot_ns = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + since_boot_ns
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as numbers:
+        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,242 @@
+"""A stage for `exeat agent`: a real agent in the bed's client namespace, with directories and cgroups of its own.
+
+    shop, evil   hosts with TLS on 443 (*.shop.test, *.evil.test) and plain TCP on 7
+    resolver     knows both by name; the agent's policies ask it
+
+    with open_agent_stage() as stage:
+        cgroup = stage.cgroup("coder-1")                       # below stage.top, which the policies' subjects name
+        stage.write("coder", stage.policy("coder", stage.rules(shop)))
+        stage.start()
+        stage.exeat("status")
+
+The agent's own name for its pins is one for the whole host: tests of the agent run one after the other.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bed import Bed, Dns, Finished, Host, Tcp, Tls, call_in, missing_capability, run_in, start_in
+from e2e.guard import remove_cgroup
+from exeat.control.asking import AgentClient
+from exeat.control.client import connect
+from exeat.kernel.filesystems import mount_point
+from exeat.kernel.instance import remove_instance
+
+EXEAT = (sys.executable, "-m", "exeat.cli.main")
+INSTANCE = "agent"
+START_S = 60.0  # how long the compiler may take on a busy machine
+SETTINGS = """\
+apiVersion: exeat.dev/v1
+kind: AgentSettings
+spec:
+  policies: {0}/policies.d
+  state: {0}/lib
+  runtime: {0}/run
+  log: {{directory: {0}/log}}
+  api: {{socket: {0}/run/agent.sock}}
+  metrics: {{listen: "127.0.0.1:9469"}}
+"""
+POLICY = """\
+apiVersion: exeat.dev/v1
+kind: EgressPolicy
+metadata: {{name: {name}}}
+spec:
+  owner: tests@example.com
+  reason: "end-to-end tests of exeat agent"
+  subject: {{cgroups: ["{subject}"]}}
+  mode: {mode}
+{more}  dns: {{upstreams: ["{resolver}"]}}
+  egress:
+{rules}
+"""
+
+
+@dataclass
+class AgentStage:
+    """The bed, its hosts, the agent's directories, and a cgroup for all workloads."""
+
+    bed: Bed
+    shop: Host
+    evil: Host
+    resolver: Host
+    directory: Path
+    top: Path
+    process: subprocess.Popen[str] | None = None
+    _cgroups: list[Path] = field(default_factory=list)
+
+    @property
+    def socket(self) -> Path:
+        """The agent's."""
+        return self.directory / "run" / "agent.sock"
+
+    @property
+    def subject(self) -> str:
+        """A pattern for every workload of the stage."""
+        return f"/{self.top.name}/*"
+
+    def path(self, cgroup: Path) -> str:
+        """A cgroup's name in the hierarchy."""
+        return f"/{self.top.name}/{cgroup.name}"
+
+    def cgroup(self, name: str) -> Path:
+        """A new cgroup."""
+        cgroup = self.top / name
+        cgroup.mkdir()
+        self._cgroups.append(cgroup)
+        return cgroup
+
+    def rules(self, *hosts: Host, port: int = 7) -> str:
+        """A rule for each host's networks on a plain port."""
+        return "".join(
+            f"  - {{name: {host.name}-{port}, cidrs: {json.dumps(host.addresses)}, ports: [{port}], protocol: tcp}}\n"
+            for host in hosts
+        )
+
+    def names(self, *names: str) -> str:
+        """A tls rule for names."""
+        return f"  - {{name: web, hosts: [{', '.join(map(json.dumps, names))}]}}\n"
+
+    def policy(self, name: str, rules: str, *, mode: str = "enforce", subject: str = "", more: str = "") -> str:
+        """A policy's text."""
+        return POLICY.format(
+            name=name,
+            subject=subject or self.subject,
+            mode=mode,
+            more=more,
+            resolver=self.resolver.address4,
+            rules=rules or "  []",
+        )
+
+    def write(self, name: str, text: str) -> Path:
+        """Puts a policy file in place as careful people do."""
+        path = self.directory / "policies.d" / f"{name}.yaml"
+        draft = path.with_suffix(".new")
+        draft.write_text(text)
+        draft.replace(path)
+        return path
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts the agent."""
+        with (self.directory / "out").open("a") as out:
+            line = [*EXEAT, "agent", "--config", str(self.directory / "exeat.yaml")]
+            self.process = start_in(self.bed, line, stdout=out, stderr=out)
+        if wait:
+            self.wait_until(lambda: self.socket.exists() and self._answers(), START_S)
+
+    def stop(self) -> None:
+        """Ends it as systemd does."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def said(self) -> str:
+        """What it wrote."""
+        return (self.directory / "out").read_text()
+
+    @contextmanager
+    def client(self) -> Iterator[AgentClient]:
+        """The local API."""
+        with connect(self.socket) as client:
+            yield client
+
+    def exeat(self, *arguments: str, check: bool = True) -> Finished:
+        """A command of the operator's."""
+        finished = run_in(self.bed, [*EXEAT, *arguments], env={"EXEAT_SOCKET": str(self.socket)})
+        assert not check or finished.returncode == 0, finished
+        return finished
+
+    def json(self, *arguments: str) -> Any:
+        """The same, read back; 1 is an answer too: no, or not all is well."""
+        finished = self.exeat(*arguments, "-o", "json", check=False)
+        assert finished.returncode in (0, 1), finished
+        return json.loads(finished.stdout)
+
+    def run(self, function: Callable[[], Any], cgroup: Path, **how: Any) -> Any:
+        """Calls a function inside a workload."""
+        return call_in(self.bed, function, cgroup=cgroup, **how)
+
+    def wait_until(self, is_so: Callable[[], bool], within_s: float = 5.0) -> float:
+        """Waits for it; how long it took."""
+        began = time.monotonic()
+        while not is_so():
+            if self.process and self.process.poll() is not None:
+                raise AssertionError(f"the agent ended with {self.process.returncode}: {self.said()}")
+            if time.monotonic() - began > within_s:
+                raise AssertionError(f"not so within {within_s} s: {self.said()[-2000:]}")
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Leaves nothing behind."""
+        if self.process and self.process.poll() is None:
+            self.kill()
+        remove_instance(INSTANCE)
+        remove_cgroup(self.top)
+
+    def _answers(self) -> bool:
+        return self.exeat("status", check=False).returncode in (0, 1)
+
+    def _end(self, number: int) -> None:
+        assert self.process
+        os.kill(self.process.pid, number)
+        self.process.wait(20)
+        self.bed.disown(self.process)
+        self.process = None
+
+
+@contextmanager
+def open_agent_stage() -> Iterator[AgentStage]:
+    """The stage, or a skip with a sentence. No agent runs yet."""
+    if missing := missing_capability():
+        pytest.skip(missing)
+    root = mount_point("cgroup2")
+    assert root
+    remove_instance(INSTANCE)
+    with tempfile.TemporaryDirectory(prefix="exeat-agent-") as place, Bed() as bed:
+        directory = Path(place)
+        (directory / "policies.d").mkdir()
+        (directory / "exeat.yaml").write_text(SETTINGS.format(directory))
+        shop = bed.add("shop", Tls(names=("a.shop.test", "b.shop.test")), Tcp(7))
+        evil = bed.add("evil", Tls(names=("a.evil.test",)), Tcp(7))
+        zone = {"a.shop.test": shop.addresses, "b.shop.test": shop.addresses, "a.evil.test": evil.addresses}
+        resolver = bed.add("resolver", Dns(zone))
+        top = root / f"exeat-agents-{os.getpid()}"
+        top.mkdir(exist_ok=True)
+        stage = AgentStage(bed, shop, evil, resolver, directory, top)
+        try:
+            yield stage
+        finally:
+            stage.close()
+
+
+def say(address: str, port: int = 7, text: bytes = b"hello") -> str:
+    """Sends a line to an echo server: what came back, or the name of the errno."""
+    import errno
+    import socket
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            sock.connect((address, port))
+            sock.sendall(text)
+            said = b""
+            while not said.endswith(text) and (part := sock.recv(100)):  # it greets before it echoes
+                said += part
+            return said[-len(text) :].decode()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, repr(error))
