@@ -1,0 +1,121 @@
+"""Which policies a workload falls under: what a policy's `subject` says against what is known of the workload.
+
+Every kind that a subject gives must match: `cgroups`, `interfaces` and `labels`. Several cgroups, or several
+interfaces, are alternatives; of the labels all must be there and equal. A subject that gives nothing matches nobody:
+such a policy is selected by its name only.
+
+A cgroup pattern is matched segment by segment, so that no `*` crosses a slash: `/agents.slice/coder-*.scope` is a
+`coder-1.scope` right below `agents.slice`, and neither one deeper nor the cgroups inside it. The cgroup that matched is
+the workload, with everything below. Labels are known of workloads that were registered with some.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from exeat.core.globs import Globs, is_literal, is_match
+from exeat.model.policy import Policy, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is known of something that may be a workload; empty is what it has not."""
+
+    cgroup: str = ""  # its path in the hierarchy, `/agents.slice/coder-1.scope`
+    interface: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def matches(subject: Subject, candidate: Candidate) -> bool:
+    """Whether a policy with this subject is for the candidate."""
+    if not (subject.cgroups or subject.interfaces or subject.labels):
+        return False
+    cgroup, interface = candidate.cgroup, candidate.interface
+    if subject.cgroups and not any(is_cgroup_match(pattern, cgroup) for pattern in subject.cgroups):
+        return False
+    if subject.interfaces and not (interface and any(is_match(pattern, interface) for pattern in subject.interfaces)):
+        return False
+    return all(candidate.labels.get(name) == value for name, value in subject.labels)
+
+
+def is_cgroup_match(pattern: str, cgroup: str) -> bool:
+    """Whether a pattern covers a cgroup's path, each segment its own. The root has none: only `/` covers it."""
+    globs, segments = _segments(pattern), _segments(cgroup)
+    return bool(cgroup) and len(globs) == len(segments) and all(map(is_match, globs, segments))
+
+
+def parents_of(patterns: Iterable[str]) -> frozenset[str]:
+    """The directories right above each pattern's first wildcard, or above its last segment where it has none."""
+    return frozenset(_parent_of(pattern) for pattern in patterns if pattern != "/")
+
+
+def _parent_of(pattern: str) -> str:
+    above = pattern.split("/")[:-1]
+    literal = next((at for at, segment in enumerate(above) if not is_literal(segment)), len(above))
+    return "/".join(above[:literal]) or "/"
+
+
+class _Directory:
+    """A place in the tree of all cgroup patterns."""
+
+    def __init__(self) -> None:
+        self.below: Globs[_Directory] = Globs()
+        self.policies: list[Policy] = []
+
+
+class Roster:
+    """Every policy that has a subject, arranged for finding: hundreds of policies, ten thousands of cgroups."""
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        self._root = _Directory()
+        self._interfaces: Globs[list[Policy]] = Globs()
+        self._labels: dict[tuple[str, str], list[Policy]] = {}
+        for policy in sorted(policies, key=lambda one: one.name):
+            self._add(policy)
+
+    def policies_of(self, candidate: Candidate) -> tuple[Policy, ...]:
+        """The policies that match a candidate, by name."""
+        found = {policy.name: policy for policy in self._near(candidate) if matches(policy.subject, candidate)}
+        return tuple(found[name] for name in sorted(found))
+
+    def leads_on(self, cgroup: str) -> bool:
+        """Whether a cgroup somewhere below this one could match: whoever looks for workloads must watch it."""
+        return any(directory.below for directory in self._at(cgroup))
+
+    def _add(self, policy: Policy) -> None:
+        subject = policy.subject
+        if subject.cgroups:
+            for pattern in subject.cgroups:
+                self._directory(pattern).policies.append(policy)
+        elif subject.interfaces:
+            for pattern in subject.interfaces:
+                self._interfaces.setdefault(pattern, []).append(policy)
+        elif subject.labels:
+            self._labels.setdefault(subject.labels[0], []).append(policy)
+
+    def _directory(self, pattern: str) -> _Directory:
+        directory = self._root
+        for segment in _segments(pattern):
+            directory = directory.below.setdefault(segment, _Directory())
+        return directory
+
+    def _near(self, candidate: Candidate) -> Iterator[Policy]:
+        """The policies of which one kind matches: all that can, and few others."""
+        if candidate.cgroup:
+            for directory in self._at(candidate.cgroup):
+                yield from directory.policies
+        if candidate.interface:
+            for policies in self._interfaces.covering(candidate.interface):
+                yield from policies
+        for label in candidate.labels.items():
+            yield from self._labels.get(label, ())
+
+    def _at(self, cgroup: str) -> list[_Directory]:
+        """Every place of the tree to which a path leads."""
+        directories = [self._root]
+        for segment in _segments(cgroup):
+            directories = [found for directory in directories for found in directory.below.covering(segment)]
+        return directories
+
+
+def _segments(path: str) -> list[str]:
+    return [] if path == "/" else path.split("/")[1:]

@@ -1,0 +1,64 @@
+"""What an agent tells who asks for numbers. Where a method raises ExeatError or OSError, its metric is missing."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from exeat.model.policy import Mode
+from exeat.model.verdicts import Reason, Verdict
+
+
+class Source(StrEnum):
+    """Who brought a workload."""
+
+    SUBJECT = "subject"
+    REGISTRATION = "registration"
+    RUN = "run"
+
+
+class PolicyCounts(NamedTuple):
+    """How many policy files are in force as they are, and how many are rejected."""
+
+    accepted: int
+    rejected: int
+
+
+class Use(NamedTuple):
+    """How full a table in the kernel is."""
+
+    used: int
+    limit: int
+
+
+class Readings(Protocol):
+    """The agent, as its metrics see it. Called from the metrics' own thread."""
+
+    def counters(self) -> Mapping[tuple[Verdict, Reason], int]:
+        """The kernel's verdicts, since the programs were first loaded."""
+
+    def questions(self) -> Mapping[Verdict, int]:
+        """The gates' verdicts, since the agent started."""
+
+    def lost_events(self) -> int:
+        """Verdicts for which the kernel's ring had no room."""
+
+    def unwritten(self) -> int:
+        """Verdicts that could not be written to the log."""
+
+    def workloads(self) -> Mapping[tuple[Source, Mode], int]:
+        """How many there are of each kind; what is left out is none."""
+
+    def policies(self) -> PolicyCounts:
+        """Of the policy files."""
+
+    def endings_within(self) -> Mapping[int, int]:
+        """How many policies and rules end within so many days: exeat.core.endings.count_within."""
+
+    def table_use(self) -> Mapping[str, Use]:
+        """By the map's name."""
+
+    def grants(self) -> int:
+        """Pairs of name and address that may be used now."""
+
+    def started_s(self) -> float:
+        """When the agent started, in seconds since 1970."""
