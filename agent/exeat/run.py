@@ -59,7 +59,7 @@ def forget(leaf: Leaf) -> None:
 def run(wanted: Run) -> int:
     """Runs the command to its end; the status to exit with."""
     table_set = compile_policy(wanted.policy)
-    verdicts = _open_verdicts(wanted.verdicts_file)
+    verdicts = open_verdicts(wanted.verdicts_file)
     report = Report(verdicts, None if wanted.is_quiet else sys.stderr)
     learned = Learned() if wanted.learn_file else None
     if wanted.learn_file:
@@ -104,14 +104,18 @@ def run(wanted: Run) -> int:
     finally:
         if verdicts:
             verdicts.close()
-    if report.unwritten:
-        raise LaunchError(
-            f"{report.unwritten} verdicts were not written to {wanted.verdicts_file}: {report.why_unwritten}"
-        )
+    raise_if_unwritten(report, wanted.verdicts_file)
     return DENIED_STATUS if status == 0 and wanted.fails_on_deny and _was_denied(traffic, gatehouse) else status
 
 
-def _open_verdicts(path: Path | None) -> BinaryIO | None:
+def raise_if_unwritten(report: Report, path: Path | None) -> None:
+    """Whoever asked for a file must hear that it is not whole."""
+    if report.unwritten:
+        raise LaunchError(f"{report.unwritten} verdicts were not written to {path}: {report.why_unwritten}")
+
+
+def open_verdicts(path: Path | None) -> BinaryIO | None:
+    """The file that verdicts are appended to."""
     try:
         return path.open("ab", buffering=0) if path else None
     except OSError as error:

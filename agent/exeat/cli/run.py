@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from exeat.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, trouble_at
 from exeat.core.allow_flag import parse_allow, parse_allow_cidr, parse_dns_upstream, warnings_of
 from exeat.core.policy_file import read_policy
 from exeat.core.server_text import gather_upstreams
@@ -63,6 +64,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--fail-on-deny", action="store_true", help="exit with 3 if anything was denied")
     parser.add_argument("--verdicts", type=Path, metavar="FILE", help="append every verdict to FILE as a line of JSON")
     parser.add_argument("--user", metavar="NAME", help="run as this user (default: who called sudo)")
+    parser.add_argument(
+        "--no-agent", action="store_true", help="do not ask a running agent, but load programs for this command alone"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no denials and no summary")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
     parser.set_defaults(act=act)
@@ -85,6 +89,11 @@ def act(options: argparse.Namespace) -> int:
         is_quiet=options.quiet,
         learn_file=options.learn,
     )
+    socket = Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
+    if not options.no_agent and not options.learn and trouble_at(socket) is None:
+        from exeat.run_by_agent import run_by_agent
+
+        return run_by_agent(wanted, socket)
     return run_command(wanted)
 
 

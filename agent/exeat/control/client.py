@@ -11,6 +11,7 @@ from exeat.errors import AgentUnavailable
 if TYPE_CHECKING:
     from exeat.control.asking import AgentClient
 
+SOCKET_VARIABLE = "EXEAT_SOCKET"
 DEFAULT_SOCKET = Path("/run/exeat/agent.sock")
 _START = "systemctl start exeat"
 
