@@ -56,6 +56,11 @@ class GateThread:
             raise KernelError(f"the gate failed: {self.failures[0]!r}") from self.failures[0]
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Its event loop, for who is called in the thread; None before start() and after finish()."""
+        return self._loop if threading.current_thread() is self._thread else None
+
+    @property
     def is_alive(self) -> bool:
         """Whether it answers."""
         return self._thread.is_alive()

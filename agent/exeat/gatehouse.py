@@ -3,16 +3,16 @@
 A gate is made when the first question comes: most workloads of a large host ask none for hours.
 """
 
-import asyncio
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from exeat.core.grants import Change
 from exeat.dns.desk import Desk
 from exeat.dns.gate import Gate, boot_ns
-from exeat.dns.listeners import Listeners, inside, open_listeners
+from exeat.dns.listeners import Listeners, inside, listeners_of, network_cookie, open_listeners
 from exeat.dns.tellings import Asked
 from exeat.dns.upstream import Upstream
 from exeat.gate_thread import GateThread
@@ -31,6 +31,30 @@ _NAMES_MAX = 64  # of one address
 _NOBODY = Process(0, "", 0)
 
 
+class Keeping(Protocol):
+    """Somebody who holds listeners while no agent runs, so that questions wait in their queues."""
+
+    def take(self, workload: int, network: int) -> Sequence[socket.socket]:
+        """Those that were kept, once; none if there are none."""
+
+    def keep(self, workload: int, listeners: Listeners) -> None:
+        """From now on they are kept."""
+
+    def drop(self, workload: int, network: int) -> None:
+        """And now no more."""
+
+
+class _NothingKept:
+    def take(self, workload: int, network: int) -> Sequence[socket.socket]:
+        return ()
+
+    def keep(self, workload: int, listeners: Listeners) -> None:
+        return
+
+    def drop(self, workload: int, network: int) -> None:
+        return
+
+
 class Gatehouse:
     """One workload's gate, from its making to close()."""
 
@@ -43,6 +67,7 @@ class Gatehouse:
         host_servers: tuple[Server, ...],
         take: Callable[[Record], None],
         mode: Mode | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.workload = workload
         self._thread = thread
@@ -51,6 +76,7 @@ class Gatehouse:
         self._host_servers = host_servers
         self._take = take
         self._mode = mode  # in place of the policy's own
+        self._keeping = keeping or _NothingKept()
         self._gates = GateTables(ledger.instance, workload)
         self._desk = self._new_desk()
         self._answered: dict[bytes, set[str]] = {}
@@ -65,12 +91,14 @@ class Gatehouse:
 
     def open(self, namespace: int | None = None) -> int:
         """Opens listeners in a network namespace (a descriptor; None: this one), and leads the workload there."""
-        listeners = open_listeners(GATE_PRIORITY, namespace, self._gates.port)
-        return self.open_with(listeners, Diagnosis() if namespace is None else inside(namespace, Diagnosis))
 
-    def open_with(self, listeners: Listeners, diagnosis: Diagnosis) -> int:
-        """The same with listeners that there are already; returns the namespace's cookie."""
+        def make() -> tuple[Listeners, Diagnosis]:
+            kept = listeners_of(self._keeping.take(self.workload, network_cookie()))
+            return kept or open_listeners(GATE_PRIORITY, self._gates.port), Diagnosis()
+
+        listeners, diagnosis = make() if namespace is None else inside(namespace, make)
         network = listeners.network
+        self._keeping.keep(self.workload, listeners)
 
         def admit() -> None:
             self._drop(network)
@@ -85,6 +113,7 @@ class Gatehouse:
     def leave(self, network: int) -> None:
         """Nobody of the workload is in that namespace any more."""
         self._gates.close(network)
+        self._keeping.drop(self.workload, network)
         self._thread.do(lambda: self._drop(network))
 
     @property
@@ -144,6 +173,7 @@ class Gatehouse:
         """Ends the gate. What asks on is denied."""
         for network in list(self._listeners):
             self._gates.close(network)
+            self._keeping.drop(self.workload, network)
         self._thread.remove(self)
 
     def begin(self) -> None:
@@ -170,7 +200,7 @@ class Gatehouse:
 
     def _attend(self, listeners: Listeners) -> None:
         """Waits for the first question, or answers like the other listeners."""
-        loop = _loop()
+        loop = self._thread.loop
         if loop is None:
             return
         if self._gate:
@@ -181,7 +211,7 @@ class Gatehouse:
 
     def _wake(self) -> None:
         for listeners in self._listeners.values():
-            _ignore(listeners.udp + listeners.tcp)
+            self._ignore(listeners)
         if self._gate is None:
             self._gate = Gate(self._desk, self._upstream(), self._ledger.dns.min_grant_s, self._grant, self._tell)
         for listeners in self._listeners.values():
@@ -193,10 +223,16 @@ class Gatehouse:
         if listeners and self._gate:
             self._gate.leave(network)
         elif listeners:
-            _ignore(listeners.udp + listeners.tcp)
+            self._ignore(listeners)
             listeners.close()
         if diagnosis:
             diagnosis.close()
+
+    def _ignore(self, listeners: Listeners) -> None:
+        loop = self._thread.loop
+        for one in listeners.udp + listeners.tcp if loop else ():
+            if loop:
+                loop.remove_reader(one)
 
     def _new_desk(self) -> Desk:
         ledger = self._ledger
@@ -251,17 +287,3 @@ class Gatehouse:
             count=asked.count,
             evidence=asked.evidence or None,
         )
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # the thread does not run yet, or no more
-        return None
-
-
-def _ignore(sockets: Sequence[socket.socket]) -> None:
-    loop = _loop()
-    for one in sockets if loop else ():
-        if loop:
-            loop.remove_reader(one)

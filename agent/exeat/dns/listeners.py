@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,31 +40,13 @@ class Listeners:
             one.close()
 
 
-def open_listeners(
-    priority: int, namespace: int | None = None, port_before: Callable[[int], int] = lambda network: 0
-) -> Listeners:
-    """Opens them in a network namespace (a descriptor; None: this one). Sockets stay where they were made.
+def open_listeners(priority: int, port_before: Callable[[int], int] = lambda network: 0) -> Listeners:
+    """Opens them in this thread's network namespace, where they stay: see `inside`.
 
     `priority` marks them for the programs, which let no other workload talk to them whatever its rules say.
     `port_before` knows by a namespace's cookie where an earlier gate listened (0: none did): clients that were led
     there go on if it is still free.
     """
-    if namespace is None:
-        return _open(priority, port_before)
-    return inside(namespace, lambda: _open(priority, port_before))
-
-
-def network_cookie() -> int:
-    """Of this thread's network namespace, as the programs see it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        return _cookie_of(one)
-
-
-def _cookie_of(one: socket.socket) -> int:
-    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-
-
-def _open(priority: int, port_before: Callable[[int], int]) -> Listeners:
     failure: OSError | None = None
     before = port_before(network_cookie())
     for attempt in range(_ATTEMPTS):
@@ -84,6 +66,31 @@ def _open(priority: int, port_before: Callable[[int], int]) -> Listeners:
         return Listeners(port, _cookie_of(made[0]), tuple(made[0::2]), tuple(made[1::2]))
     assert failure
     raise failure
+
+
+def listeners_of(sockets: Sequence[socket.socket]) -> Listeners | None:
+    """The same out of sockets that somebody kept for us; None, and they are closed, if they are not whole."""
+    udp = tuple(one for one in sockets if one.type == socket.SOCK_DGRAM)
+    tcp = tuple(one for one in sockets if one.type == socket.SOCK_STREAM)
+    ports = {one.getsockname()[1] for one in sockets}
+    networks = {_cookie_of(one) for one in sockets}
+    if not udp or len(udp) != len(tcp) or len(ports) != 1 or len(networks) != 1:
+        for one in sockets:
+            one.close()
+        return None
+    for one in sockets:
+        one.setblocking(False)
+    return Listeners(ports.pop(), networks.pop(), udp, tcp)
+
+
+def network_cookie() -> int:
+    """Of this thread's network namespace, as the programs see it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        return _cookie_of(one)
+
+
+def _cookie_of(one: socket.socket) -> int:
+    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
 
 
 def _bound(family: int, kind: int, port: int, priority: int) -> socket.socket:
