@@ -29,6 +29,43 @@ struct traffic {
   __u64 verdicts[VERDICTS];
 };
 
+/* usage, by workload: what was counted in the present window of each limit. Written under the lock, so that a window
+ * begins once and no count goes beyond its limit, however many CPUs count. */
+struct window {
+  __u64 start_ns;
+  __u64 count;
+};
+
+struct usage {
+  struct bpf_spin_lock lock;
+  __u32 reported; /* bit per limit: told in this window that it is reached */
+  struct window windows[LIMITS];
+};
+
+/* destinations: in which window an address was counted last, and as which. */
+struct destination_key {
+  __u64 workload;
+  __be32 address[4];
+};
+
+struct destination {
+  __u64 start_ns;
+  __u32 ordinal;
+  __u32 pad;
+};
+
+/* ordinals: which address was counted as the n-th, so that the n-th of a later window takes its place, and a workload
+ * never has more entries than its limit, with nobody to tidy up. */
+struct ordinal_key {
+  __u64 workload;
+  __u32 ordinal;
+  __u32 pad;
+};
+
+struct ordinal {
+  __be32 address[4];
+};
+
 /* What a socket's stamp says of it. */
 enum state {
   STATE_NEW = 0,      /* nothing was judged yet: every packet is judged by itself */
@@ -65,7 +102,7 @@ struct stamp {
   __u8 is_hashed;  /* in the sockhash */
   __u8 has_early_data;
   __u8 after_ccs;
-  __u8 pad;
+  __u8 is_metered;  /* every packet's bytes are held against a limit */
   __be16 gate_port; /* it asked the gate there; 0: it never did */
   char comm[16];
 };

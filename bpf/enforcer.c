@@ -23,6 +23,7 @@
 #include "hello.h"
 #include "events.h"
 #include "stamp.h"
+#include "meter.h"
 #include "loopback.h"
 #include "packet.h"
 #include "segment.h"

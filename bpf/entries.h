@@ -5,9 +5,12 @@
 
 #include "limits.h"
 
-/* settings[0]. `epoch` changes whenever a workload is bound or unbound: sockets then look for their workload again. */
+/* settings[0]. `epoch` changes whenever a workload is bound or unbound: sockets then look for their workload again.
+ * `next_policy_id` is the agent's own: ids are never used twice. */
 struct settings {
   __u64 epoch;
+  __u32 next_policy_id;
+  __u32 pad;
 };
 
 /* workloads, by cgroup id. `generation` is new at every change, so that one write switches a workload: a stamp of an
@@ -20,6 +23,17 @@ struct workload {
   __u8 pad[3];
 };
 
+/* What is limited. A limit's bit is 1 << its number, its reason LIMIT_BYTES + its number. Twin: kernel/abi.py Limited
+ */
+enum limited { LIMITED_BYTES = 0, LIMITED_CONNECTIONS = 1, LIMITED_DESTINATIONS = 2 };
+enum { LIMITS = 3 };
+
+/* So much in a window, which begins with what is counted first after the last one has ended. */
+struct limit {
+  __u64 max;
+  __u64 per_ns;
+};
+
 /* policies, by policy id, which is also the first of the `ids` ids that its sets of ports and names use. */
 struct policy {
   __u64 until_ns;
@@ -27,7 +41,12 @@ struct policy {
   __u8 mode;
   __u8 allows_icmp;
   __u8 has_hosts; /* addresses may be granted to names */
-  __u8 pad;
+  __u8 limited;   /* bit per limit: there is one */
+  struct limit limits[LIMITS];
+  __u8 denies;      /* bit per limit: what is beyond does not pass; else it is reported */
+  __u8 quarantines; /* bit per limit: what is beyond puts the workload into quarantine; `denies` has it too */
+  __u8 quarantines_undeclared; /* so does a destination that no rule names */
+  __u8 pad[5];
 };
 
 /* networks: longest prefix of the address, IPv4 as ::ffff:a.b.c.d. A ports_id of 0 closes what a wider one opens. */

@@ -4,6 +4,7 @@
 
 #include "gate.h"
 #include "loopback.h"
+#include "meter.h"
 
 enum { ERRNO_CONNECTION_REFUSED = 111 };
 
@@ -32,6 +33,16 @@ static __always_inline bool may_use(struct bpf_sock_addr *ctx, struct stamp *sta
 static __always_inline bool is_only_probing(__u8 hook, const struct flow *flow, const struct judgement *judgement) {
   return hook == HOOK_CONNECT && flow->protocol == IPPROTO_UDP && judgement->outcome == DENY &&
          judgement->reason == PORT_NOT_ALLOWED;
+}
+
+/* What is let pass here: each connect() of TCP, each new destination of a UDP socket, and nothing on own loopback. */
+static __always_inline bool is_charged(const struct stamp *stamp, const struct standing *standing,
+                                       const struct flow *flow, const struct judgement *judgement) {
+  if (!standing->limited || (judgement->outcome == DENY && standing->mode != MODE_OPEN))
+    return 0;
+  if (is_loopback(flow->address) && judgement->rule_id == 0)
+    return 0;
+  return flow->protocol == IPPROTO_TCP || !is_destination(stamp, flow);
 }
 
 enum way { REFUSED = 0, PASSES = 1, TO_GATE = 2 };
@@ -82,9 +93,16 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
 
   if (is_only_probing(hook, flow, &judgement))
     return PASSES;
+  judge_undeclared(stamp, &standing, &telling, &judgement);
+  if (is_charged(stamp, &standing, flow, &judgement)) {
+    struct charge charge = {.is_connection = 1, .is_contact = 1};
+
+    judge_limits(stamp, &standing, flow, &charge, &telling, &judgement);
+  }
   if (judgement.outcome == ASK_NAME) {
     forget_destination(stamp);
     stamp->is_lenient = standing.mode == MODE_MONITOR || standing.mode == MODE_OPEN;
+    stamp->told |= TOLD_COUNTED;
     set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
     return PASSES; /* told once the name is known */
   }
@@ -101,6 +119,7 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
     forget_destination(stamp);
     stamp->is_lenient = 1;
     judgement.until_ns = NEVER;
+    stamp->told |= TOLD_COUNTED;
     set_destination(stamp, &standing, &judgement, flow, STATE_HELLO);
     return PASSES;
   }
@@ -117,6 +136,7 @@ static __always_inline enum way judge_destination(struct bpf_sock_addr *ctx, str
     judgement.until_ns = NEVER; /* monitor, open: passes as long as this mode holds */
   if (flow->protocol == IPPROTO_TCP)
     forget_destination(stamp);
+  stamp->told |= TOLD_COUNTED;
   set_destination(stamp, &standing, &judgement, flow, STATE_OPEN);
   return PASSES;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "flight.h"
+#include "meter.h"
 #include "verify.h"
 
 enum { MESSAGE_MAX = HELLO_MAX + RECORDS_MAX * RECORD_HEADER };
@@ -84,6 +85,10 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
     }
   }
 
+  if (judgement.reason == NAME_NOT_ALLOWED && standing.quarantines_undeclared && !stamp->is_lenient) {
+    judgement.reason = UNDECLARED;
+    stamp->told |= TOLD_UNDECLARED; /* the rest in on_message: here the verifier would follow it a thousand times */
+  }
   if (!is_first && judgement.outcome == ALLOW) {
     action = SK_PASS; /* the same name again: told already */
   } else if (settle(stamp, &standing, &judgement, &flow, telling)) {
@@ -172,5 +177,7 @@ int on_message(struct sk_msg_md *msg) {
     return refuse_unread(stamp, &telling);
   action = judge_message(msg, stamp, scratch, &telling);
   claims.delete(&slot);
+  if (stamp->state == STATE_DENIED && (stamp->told & TOLD_UNDECLARED))
+    quarantine(stamp->workload, telling.started_ns);
   return action;
 }

@@ -30,6 +30,8 @@ struct standing {
   __u8 reason; /* why all is denied; 0: it is not */
   __u8 allows_icmp;
   __u8 has_hosts;
+  __u8 limited; /* bit per limit */
+  __u8 quarantines_undeclared;
 };
 
 static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct standing *ret) {
@@ -44,6 +46,8 @@ static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct s
   ret->reason = NO_POLICY; /* a workload without an entry was managed once: deny */
   ret->allows_icmp = 0;
   ret->has_hosts = 0;
+  ret->limited = 0;
+  ret->quarantines_undeclared = 0;
   if (!bound)
     return;
   ret->generation = bound->generation;
@@ -54,6 +58,8 @@ static __always_inline void find_standing(__u64 workload, __u64 now_ns, struct s
   ret->reason = 0;
   ret->allows_icmp = policy->allows_icmp;
   ret->has_hosts = policy->has_hosts;
+  ret->limited = policy->limited;
+  ret->quarantines_undeclared = policy->quarantines_undeclared;
   ret->mode = policy->mode;
   if (bound->mode_override != MODE_DEFAULT && now_ns < bound->override_until_ns) {
     ret->mode = bound->mode_override;

@@ -3,10 +3,10 @@
 #pragma once
 
 #include "gate.h"
+#include "meter.h"
 #include "segment.h"
 
 enum { PACKET_DROP = 0, PACKET_PASS = 1, TCP_LISTEN = 10 };
-enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2 }; /* bits of stamp->told */
 
 /* A verified connection under a new policy: its name is asked again. */
 static __always_inline void judge_again(struct bpf_sock *sk, const struct standing *standing, const struct flow *flow,
@@ -26,7 +26,7 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct bpf_sock 
                                          const struct standing *standing, const struct packet *packet, __u64 now_ns,
                                          struct judgement *ret) {
   const struct flow *flow = &packet->flow;
-  bool is_same = (__u32)stamp->destination == destination_of(flow) && is_same_address(stamp->address, flow->address);
+  bool is_same = is_destination(stamp, flow);
   bool was_loop = is_same && stamp->state == STATE_LOOP;
   __u8 state = STATE_OPEN;
 
@@ -93,6 +93,64 @@ static __always_inline bool settle_denial(struct stamp *stamp, const struct stan
   }
   stamp->told |= TOLD_DENIED;
   return settle(stamp, standing, judgement, flow, telling);
+}
+
+/* Why a packet passes, but for the limits. */
+struct passing {
+  __u32 rule_id;
+  bool is_contact; /* allowed by this judgement, and not by an earlier one */
+  bool is_told;    /* no connect hook has told of it */
+  bool is_limited;
+};
+
+/* What counts as a connection and as an address reached where no connect hook has counted: accepted connections, pings,
+ * and sockets that are older than the policy. */
+static __always_inline void charge_contact(struct bpf_sock *sk, const struct stamp *stamp, const struct flow *flow,
+                                           struct charge *ret) {
+  bool is_counted = stamp->told & TOLD_COUNTED;
+
+  if (flow->protocol != IPPROTO_TCP) {
+    ret->is_contact = 1;
+    ret->is_connection = flow->protocol == IPPROTO_UDP && !is_counted && (__u32)stamp->destination == 0;
+  } else if (!is_counted && sk->state != TCP_LISTEN) { /* there, the connection is counted if it comes to be */
+    ret->is_contact = 1;
+    ret->is_connection = 1;
+  }
+}
+
+/* The end of a packet that may pass: holds it against the limits, and tells of it what is to be told. Finds the
+ * standing anew: the verifier would else follow it once for each way in which a packet can be judged. Returns whether
+ * it does pass. */
+static __always_inline bool pass(struct bpf_sock *sk, struct stamp *stamp, const struct flow *flow,
+                                 const struct passing *passing, const struct telling *telling) {
+  __u64 now_ns = bpf_ktime_get_boot_ns();
+  struct charge charge = {.bytes = telling->bytes};
+  struct excess excess = {};
+  struct standing standing;
+
+  find_standing(stamp->workload, now_ns, &standing);
+  if (standing.limited && !(is_loopback(flow->address) && passing->rule_id == 0)) {
+    if (passing->is_contact)
+      charge_contact(sk, stamp, flow, &charge);
+    meter(&standing, flow, &charge, now_ns, &excess);
+  }
+  if (excess.is_denied && charge.is_contact && flow->protocol == IPPROTO_TCP)
+    stamp->generation = 0; /* judge_packet has settled it: what is still to be counted must come here again */
+  if (excess.is_quarantined) {
+    quarantine(stamp->workload, now_ns);
+  } else if (excess.is_denied && (stamp->told & TOLD_DENIED)) {
+    count_verdict(stamp->workload, DROPPED, excess.reason);
+    return 0;
+  }
+  if (excess.reason)
+    emit(stamp, &standing, flow, telling, excess.is_denied ? DROPPED : AUDIT, excess.reason, passing->rule_id);
+  else if (passing->is_told)
+    emit(stamp, &standing, flow, telling, FORWARDED, NETWORK_ALLOWED, passing->rule_id);
+  if (excess.is_denied)
+    stamp->told |= TOLD_DENIED;
+  else
+    stamp->told |= (charge.is_connection ? TOLD_COUNTED : 0) | (passing->is_told && !excess.reason ? TOLD_ALLOWED : 0);
+  return !excess.is_denied;
 }
 
 /* A socket that is tied to a device, or a datagram that names one: the kernel routes 127.0.0.1 out of it. What is the

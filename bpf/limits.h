@@ -29,6 +29,8 @@
 #define GRANTS_MAX 262144 /* of each map; one workload may be given 65,536, and as many names */
 #define GATES_MAX 16384
 #define ASKERS_MAX 4096 /* questions that are being answered: the oldest lose their process's name */
+/* Of all workloads together; a policy may limit one to 65,536. Full: who has such a limit has reached it. */
+#define DESTINATIONS_MAX 262144
 #define SOCKETS_MAX 262144
 #define EVENT_PAGES 2048 /* 8 MiB: 20,000 verdicts, a third of a second at 60,000/s */
 

@@ -70,6 +70,14 @@ PINNED_RING(events, EVENT_PAGES, PIN_DIR "/events");
 BPF_TABLE_PINNED("percpu_array", u32, u64, counters, VERDICTS *REASONS, PIN_DIR "/counters");
 /* What left and came per workload. */
 BPF_TABLE_PINNED("percpu_hash", u64, struct traffic, traffic, WORKLOADS_MAX, PIN_DIR "/traffic", NO_PREALLOC);
+/* What is used up of a workload's limits. */
+BPF_TABLE_PINNED("hash", u64, struct usage, usage, WORKLOADS_MAX, PIN_DIR "/usage", NO_PREALLOC);
+/* Which addresses it counts. */
+BPF_TABLE_PINNED("hash", struct destination_key, struct destination, destinations, DESTINATIONS_MAX,
+                 PIN_DIR "/destinations", NO_PREALLOC);
+/* Which of them was the n-th. */
+BPF_TABLE_PINNED("hash", struct ordinal_key, struct ordinal, ordinals, DESTINATIONS_MAX, PIN_DIR "/ordinals",
+                 NO_PREALLOC);
 
 /* What is found in a hello. */
 struct hello {

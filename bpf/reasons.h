@@ -35,6 +35,10 @@ enum reason {
   ICMP_NOT_ALLOWED = 35,
   SOCKET_OPTION = 36,
   FOREIGN_SOCKET = 37,
+  LIMIT_BYTES = 38, /* the three in the order of enum limited */
+  LIMIT_CONNECTIONS = 39,
+  LIMIT_DESTINATIONS = 40,
+  UNDECLARED = 41,
   UNVERIFIED_DATA = 48,
   FRAGMENT = 49,
   IP_OPTIONS_PRESENT = 50,

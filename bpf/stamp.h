@@ -4,6 +4,9 @@
 
 #include "events.h"
 
+/* Bits of stamp->told: what a packet's judgement has told, or counted against the limits. */
+enum { TOLD_DENIED = 1, TOLD_ALLOWED = 2, TOLD_COUNTED = 4, TOLD_UNDECLARED = 8 };
+
 static __always_inline __u64 epoch_now(void) {
   __u32 zero = 0;
   struct settings *now = settings.lookup(&zero);
@@ -57,10 +60,16 @@ static __always_inline void set_destination(struct stamp *stamp, const struct st
   stamp->policy_id = standing->policy_id;
   stamp->rule_id = judgement->rule_id;
   stamp->generation = standing->generation;
+  stamp->is_metered = standing->limited & (1 << LIMITED_BYTES);
   stamp->until_ns = judgement->until_ns < standing->until_ns ? judgement->until_ns : standing->until_ns;
   stamp->state = state;
   asm volatile("" ::: "memory");
   stamp->destination = (sequence + 1) << 32 | destination_of(flow);
+}
+
+/* Whether this is where the socket last went, allowed still or not. */
+static __always_inline bool is_destination(const struct stamp *stamp, const struct flow *flow) {
+  return (__u32)stamp->destination == destination_of(flow) && is_same_address(stamp->address, flow->address);
 }
 
 /* Whether this very destination was allowed under the present generation, and still is. */

@@ -89,7 +89,7 @@ MUTATIONS = {
         (
             ("  return write_seq - stamp->first_seq == stamp->passed;", "  return 1;"),
             ("(__s32)(packet->end_seq - stamp->first_seq - stamp->passed) > 0", "0"),
-            ("    if (judgement.reason == UNVERIFIED_DATA && sk->state != TCP_LISTEN)", "    if (0)"),
+            ("  if (judgement.reason == UNVERIFIED_DATA && sk->state != TCP_LISTEN)", "  if (0)"),
         ),
     ),
     "unbound": Mutation(

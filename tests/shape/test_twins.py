@@ -3,6 +3,7 @@
 import ctypes
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from exeat.core import grants
 from exeat.kernel import abi, entries, events
 from exeat.model import names
+from exeat.model.policy import Limits
 from exeat.model.verdicts import Reason, Verdict
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,6 +19,7 @@ BPF = REPOSITORY / "bpf"
 STRUCTURES = {
     "settings": entries.Settings,
     "workload": entries.Workload,
+    "limit": entries.Limit,
     "policy": entries.Policy,
     "network_key": entries.NetworkKey,
     "network": entries.Network,
@@ -36,6 +39,12 @@ STRUCTURES = {
     "asker": entries.Asker,
     "server": entries.Server,
     "traffic": abi.Traffic,
+    "window": abi.Window,
+    "usage": abi.Usage,
+    "destination_key": abi.DestinationKey,
+    "destination": abi.Destination,
+    "ordinal_key": abi.OrdinalKey,
+    "ordinal": abi.Ordinal,
     "stamp": abi.Stamp,
     "verified_name": abi.VerifiedName,
     "event": abi.Event,
@@ -62,7 +71,8 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
             lines.append(f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));')
     source = tmp_path_factory.mktemp("abi") / "layout.c"
     source.write_text(
-        f'#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include "{BPF / "abi.h"}"\n'
+        "#include <linux/types.h>\n#include <linux/bpf.h>\n#include <stddef.h>\n#include <stdio.h>\n"
+        f'#include "{BPF / "abi.h"}"\n'
         "int main(void) {" + "\n".join(lines) + "return 0; }\n"
     )
     program = source.with_suffix("")
@@ -110,7 +120,12 @@ def test_verdicts_and_reasons_are_the_same_words_in_c_python_and_protobuf() -> N
 
 @pytest.mark.parametrize(
     ("enum", "in_c", "prefix"),
-    [(abi.Hook, "hook", "HOOK_"), (abi.KernelMode, "mode", "MODE_"), (abi.Outcome, "outcome", "")],
+    [
+        (abi.Hook, "hook", "HOOK_"),
+        (abi.Limited, "limited", "LIMITED_"),
+        (abi.KernelMode, "mode", "MODE_"),
+        (abi.Outcome, "outcome", ""),
+    ],
 )
 def test_small_enums_agree(enum: type[abi.Hook], in_c: str, prefix: str) -> None:
     """Hooks, modes and outcomes are numbers in the kernel and words here."""
@@ -128,7 +143,14 @@ def test_limits_agree() -> None:
     assert limits["EVENT_PAGES"] * 4096 == events.RING_BYTES
     text = (BPF / "entries.h").read_text()
     numbers = {word: int(number, 0) for word, number in re.findall(r"enum \{ (\w+) = (\w+) \};", text)}
-    assert numbers == {"GRANT_SLOTS": entries.GRANT_SLOTS, "GATE_PRIORITY": entries.GATE_PRIORITY}
+    assert numbers == {
+        "LIMITS": entries.LIMITS,
+        "GRANT_SLOTS": entries.GRANT_SLOTS,
+        "GATE_PRIORITY": entries.GATE_PRIORITY,
+    }
+    assert len(abi.Limited) == entries.LIMITS == len(fields(Limits))
+    for limited in abi.Limited:
+        assert Reason[f"LIMIT_{limited.name}"] == Reason.LIMIT_BYTES + limited
     assert entries.GRANT_SLOTS == grants.SLOTS
     words = enumerators((BPF / "reasons.h").read_text(), "verdict") | enumerators(
         (BPF / "reasons.h").read_text(), "reason"

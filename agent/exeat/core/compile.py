@@ -16,7 +16,7 @@ from exeat.core.compile_hosts import NameSets
 from exeat.core.compile_networks import compile_networks
 from exeat.core.compile_ports import PortSets
 from exeat.core.compile_rules import RankedRules, until_ns
-from exeat.model.policy import Policy, Protocol
+from exeat.model.policy import OnUndeclared, Policy, Protocol
 from exeat.model.tables import TableSet
 
 
@@ -39,4 +39,6 @@ def compile_policy(policy: Policy) -> TableSet:
         networks=networks,
         ports=tuple(port_sets.entries),
         hosts=(*resolvable, *name_sets.entries),
+        limits=policy.limits,
+        quarantines_undeclared=policy.on_undeclared is OnUndeclared.QUARANTINE,
     )

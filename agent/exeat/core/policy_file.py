@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass
 
 from exeat.core.policy_dns import DnsReader
+from exeat.core.policy_limits import LimitsReader
 from exeat.core.policy_rule import RuleReader
 from exeat.core.problems import Problems, shown
 from exeat.core.time_text import parse_time
 from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text, read_word
 from exeat.core.yaml_nodes import Mapping, Node, Scalar, compose
-from exeat.model.policy import Mode, Policy, Rule, Subject
+from exeat.model.policy import Mode, OnUndeclared, Policy, Rule, Subject
 
 RULES_MAX = 20_000
 _API_VERSION = "exeat.dev/v1"
@@ -47,7 +48,18 @@ class _DocumentReader:
         self._constant(document, "kind", _KIND)
         name, labels = self._metadata(document)
         node = document.required("spec", "`spec:` with the policy's rules")
-        spec_fields = ("owner", "reason", "expires", "subject", "mode", "rollout", "dns", "egress")
+        spec_fields = (
+            "owner",
+            "reason",
+            "expires",
+            "subject",
+            "mode",
+            "rollout",
+            "dns",
+            "limits",
+            "onUndeclared",
+            "egress",
+        )
         spec = document.mapping(node, "`spec`", spec_fields)
         if spec is None:
             return Policy(name, labels=labels)
@@ -63,6 +75,8 @@ class _DocumentReader:
             subject=self._subject(spec),
             rollout_percent=self._rollout_percent(spec),
             dns=DnsReader(self.problems).read(spec),
+            limits=LimitsReader(self.problems).read(spec),
+            on_undeclared=self._on_undeclared(spec),
         )
 
     def _constant(self, document: Fields, name: str, value: str) -> None:
@@ -136,6 +150,10 @@ class _DocumentReader:
         percent = rollout.required("percent", "the share of workloads in `mode`, as in `{percent: 10}`")
         read = read_integer(percent, "`percent`", self.problems, 0, 100)
         return 100 if read is None else read
+
+    def _on_undeclared(self, spec: Fields) -> OnUndeclared:
+        read = read_word(spec.get("onUndeclared"), "`onUndeclared`", OnUndeclared, self.problems)
+        return read or OnUndeclared.DENY
 
     def _rules(self, spec: Fields, reader: RuleReader) -> tuple[Rule, ...]:
         node = spec.required("egress", "a list of rules, or `egress: []` to deny everything")

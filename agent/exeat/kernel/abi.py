@@ -3,10 +3,10 @@
 from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-from exeat.kernel.entries import NAME_MAX, HostKey
+from exeat.kernel.entries import LIMITS, NAME_MAX, HostKey
 
 # A changed layout gets a new number, and with it a new directory of pins: maps of two layouts never meet.
-LAYOUT = 2
+LAYOUT = 3
 
 ANCESTORS_MAX = 16
 NEVER = 2**64 - 1
@@ -44,6 +44,14 @@ class Outcome(IntEnum):
     ASK_NAME = 2
 
 
+class Limited(IntEnum):
+    """What is limited: the place in `limits` and `windows`, and the number of its bit. Twin: enum limited."""
+
+    BYTES = 0
+    CONNECTIONS = 1
+    DESTINATIONS = 2
+
+
 class Traffic(Structure):
     """Twin: struct traffic."""
 
@@ -54,6 +62,42 @@ class Traffic(Structure):
         ("bytes_in", c_uint64),
         ("verdicts", c_uint64 * VERDICTS),
     )
+
+
+class Window(Structure):
+    """Twin: struct window."""
+
+    _fields_ = (("start_ns", c_uint64), ("count", c_uint64))
+
+
+class Usage(Structure):
+    """Twin: struct usage."""
+
+    _fields_ = (("lock", c_uint32), ("reported", c_uint32), ("windows", Window * LIMITS))
+
+
+class DestinationKey(Structure):
+    """Twin: struct destination_key."""
+
+    _fields_ = (("workload", c_uint64), ("address", c_uint8 * 16))
+
+
+class Destination(Structure):
+    """Twin: struct destination."""
+
+    _fields_ = (("start_ns", c_uint64), ("ordinal", c_uint32), ("pad", c_uint32))
+
+
+class OrdinalKey(Structure):
+    """Twin: struct ordinal_key."""
+
+    _fields_ = (("workload", c_uint64), ("ordinal", c_uint32), ("pad", c_uint32))
+
+
+class Ordinal(Structure):
+    """Twin: struct ordinal."""
+
+    _fields_ = (("address", c_uint8 * 16),)
 
 
 class Stamp(Structure):
@@ -81,7 +125,7 @@ class Stamp(Structure):
         ("is_hashed", c_uint8),
         ("has_early_data", c_uint8),
         ("after_ccs", c_uint8),
-        ("pad", c_uint8),
+        ("is_metered", c_uint8),
         ("gate_port", c_uint8 * 2),
         ("comm", c_char * 16),
     )

@@ -4,13 +4,14 @@ from ctypes import Structure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 
 NAME_MAX = 251
 GRANT_SLOTS = 16
+LIMITS = 3
 GATE_PRIORITY = 0x65786561  # of the gate's own sockets
 
 
 class Settings(Structure):
     """Twin: struct settings."""
 
-    _fields_ = (("epoch", c_uint64),)
+    _fields_ = (("epoch", c_uint64), ("next_policy_id", c_uint32), ("pad", c_uint32))
 
 
 class Workload(Structure):
@@ -25,6 +26,12 @@ class Workload(Structure):
     )
 
 
+class Limit(Structure):
+    """Twin: struct limit."""
+
+    _fields_ = (("max", c_uint64), ("per_ns", c_uint64))
+
+
 class Policy(Structure):
     """Twin: struct policy."""
 
@@ -34,7 +41,12 @@ class Policy(Structure):
         ("mode", c_uint8),
         ("allows_icmp", c_uint8),
         ("has_hosts", c_uint8),
-        ("pad", c_uint8),
+        ("limited", c_uint8),
+        ("limits", Limit * LIMITS),
+        ("denies", c_uint8),
+        ("quarantines", c_uint8),
+        ("quarantines_undeclared", c_uint8),
+        ("pad", c_uint8 * 5),
     )
 
 

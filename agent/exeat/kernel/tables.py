@@ -27,6 +27,7 @@ from exeat.kernel.entries import (
     Workload,
 )
 from exeat.kernel.instance import Instance
+from exeat.kernel.usage import Usage, forget_usage, limit_fields, read_usage
 from exeat.model import tables as model
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Reason, Verdict
@@ -76,6 +77,7 @@ class Tables:
     def add(self, table_set: model.TableSet) -> int:
         """Loads a table set under fresh ids, unused until a workload is switched to it. Returns the policy's id."""
         base = self._next_id()
+        self._take_ids(base + table_set.ids)
         try:
             self._add_networks(base, table_set)
             self._add_ports(base, table_set)
@@ -86,6 +88,8 @@ class Tables:
                 mode=KernelMode[table_set.mode.name],
                 allows_icmp=table_set.allows_icmp,
                 has_hosts=table_set.has_hosts,
+                quarantines_undeclared=table_set.quarantines_undeclared,
+                **limit_fields(table_set.limits),
             )
             libbpf.update(self._instance.map("policies"), struct.pack("<I", base), bytes(policy))
         except KernelError:
@@ -102,13 +106,21 @@ class Tables:
         libbpf.delete(self._instance.map("policies"), key)
         self._remove_entries(policy_id, Policy.from_buffer_copy(raw).ids)
 
-    def switch(self, cgroup: int, policy_id: int, *, mode: Mode | None = None, until_wall_ns: int = NEVER) -> None:
+    def switch(
+        self,
+        cgroup: int,
+        policy_id: int,
+        *,
+        mode: Mode | None = None,
+        until_wall_ns: int = NEVER,
+        until_boot_ns: int | None = None,
+    ) -> None:
         """Puts a workload under a policy, by one write. A new workload is bound first: see `epoch` in bpf/abi.h."""
         key = struct.pack("<Q", cgroup)
         bound = libbpf.lookup(self._instance.map("workloads"), key, ctypes.sizeof(Workload))
         workload = Workload(
             generation=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            override_until_ns=boot_ns(until_wall_ns),
+            override_until_ns=boot_ns(until_wall_ns) if until_boot_ns is None else until_boot_ns,
             policy_id=policy_id,
             mode_override=KernelMode[mode.name] if mode else KernelMode.DEFAULT,
         )
@@ -119,12 +131,23 @@ class Tables:
         if bound is None:
             self._new_epoch()
 
+    def mode_set(self, cgroup: int) -> tuple[Mode, int] | None:
+        """The mode that stands in place of the policy's, and until when by the boot clock: the programs set it too."""
+        raw = libbpf.lookup(self._instance.map("workloads"), struct.pack("<Q", cgroup), ctypes.sizeof(Workload))
+        entry = Workload.from_buffer_copy(raw) if raw else None
+        return (
+            (Mode[KernelMode(entry.mode_override).name], entry.override_until_ns)
+            if entry and entry.mode_override
+            else None
+        )
+
     def unbind(self, cgroup: int) -> None:
         """A workload is gone: its id is judged by nobody any more, or by the policy of the cgroup above."""
         key = struct.pack("<Q", cgroup)
         libbpf.delete(self._instance.map("workloads"), key)
         self._new_epoch()
         libbpf.delete(self._instance.map("traffic"), key)
+        forget_usage(self._instance, cgroup)
 
     def traffic(self, cgroup: int) -> WorkloadTraffic:
         """What a workload did so far; exact, also where events were lost."""
@@ -141,9 +164,18 @@ class Tables:
             verdicts={verdict: sum(part.verdicts[verdict] for part in parts) for verdict in Verdict},
         )
 
+    def usage(self, cgroup: int) -> Usage:
+        """What a workload has used of its limits, in the present windows."""
+        return read_usage(self._instance, cgroup)
+
     def counter(self, verdict: Verdict, reason: Reason) -> int:
         """How often a verdict was given for a reason."""
         return self._count(verdict * REASONS + reason)
+
+    def counters(self) -> dict[tuple[Verdict, Reason], int]:
+        """Every verdict and reason that was given, and how often."""
+        counts = {(verdict, reason): self.counter(verdict, reason) for verdict in Verdict for reason in Reason}
+        return {given: count for given, count in counts.items() if count}
 
     def lost_events(self) -> int:
         """How many verdicts did not fit into the ring."""
@@ -182,16 +214,22 @@ class Tables:
         return sum(struct.unpack(f"<{len(raw) // 8}Q", raw)) if raw else 0
 
     def _next_id(self) -> int:
-        following = 1
-        for key in libbpf.keys(self._instance.map("policies"), 4):
-            raw = libbpf.lookup(self._instance.map("policies"), key, ctypes.sizeof(Policy))
-            if raw:
-                following = max(following, struct.unpack("<I", key)[0] + Policy.from_buffer_copy(raw).ids)
-        return following
+        """No policy had it, or a higher one: stamps and events of one that has gone name nobody else."""
+        return max(1, int(self._settings().next_policy_id))
+
+    def _take_ids(self, following: int) -> None:
+        settings = self._settings()
+        settings.next_policy_id = following
+        libbpf.update(self._instance.map("settings"), struct.pack("<I", 0), bytes(settings))
 
     def _new_epoch(self) -> None:
-        settings = Settings(epoch=time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        settings = self._settings()
+        settings.epoch = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         libbpf.update(self._instance.map("settings"), struct.pack("<I", 0), bytes(settings))
+
+    def _settings(self) -> Settings:
+        raw = libbpf.lookup(self._instance.map("settings"), struct.pack("<I", 0), ctypes.sizeof(Settings))
+        return Settings.from_buffer_copy(raw) if raw else Settings()
 
     def _add_networks(self, base: int, table_set: model.TableSet) -> None:
         keys = [_NETWORK.pack(32 + entry.prefix_len, base, entry.address) for entry in table_set.networks]

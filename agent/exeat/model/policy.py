@@ -112,6 +112,39 @@ class DnsSettings:
     tunnel_limits: TunnelLimits = field(default_factory=TunnelLimits)
 
 
+class Then(StrEnum):
+    """What happens to a workload that is beyond a limit."""
+
+    REPORT = "report"
+    DENY = "deny"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So much in a window, which begins with what is counted first after the last one has ended."""
+
+    max: int
+    per_s: int
+    then: Then = Then.DENY
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one workload may use up."""
+
+    bytes: Limit | None = None  # sent, headers included
+    connections: Limit | None = None  # opened by TCP, destinations of UDP sockets
+    destinations: Limit | None = None  # distinct addresses
+
+
+class OnUndeclared(StrEnum):
+    """What a destination that no rule names does to the workload that tries it."""
+
+    DENY = "deny"
+    QUARANTINE = "quarantine"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A named document of rules; what no rule names is denied."""
@@ -126,3 +159,5 @@ class Policy:
     subject: Subject = field(default_factory=Subject)
     rollout_percent: int = 100
     dns: DnsSettings = field(default_factory=DnsSettings)
+    limits: Limits = field(default_factory=Limits)
+    on_undeclared: OnUndeclared = OnUndeclared.DENY

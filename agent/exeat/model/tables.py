@@ -6,9 +6,10 @@ Twins: struct network, port, host, policy in bpf/abi.h.
 
 from dataclasses import dataclass
 
-from exeat.model.policy import Mode
+from exeat.model.policy import Limits, Mode
 
 NEVER = 2**64 - 1
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,5 @@ class TableSet:
     networks: tuple[NetworkEntry, ...]
     ports: tuple[PortEntry, ...]
     hosts: tuple[HostEntry, ...]
+    limits: Limits = NO_LIMITS
+    quarantines_undeclared: bool = False

@@ -50,6 +50,11 @@ class Reason(IntEnum):
     ICMP_NOT_ALLOWED = 35
     SOCKET_OPTION = 36
     FOREIGN_SOCKET = 37
+    # The workload's limits
+    LIMIT_BYTES = 38
+    LIMIT_CONNECTIONS = 39
+    LIMIT_DESTINATIONS = 40
+    UNDECLARED = 41
     # The packet
     UNVERIFIED_DATA = 48
     FRAGMENT = 49
