@@ -48,9 +48,11 @@ lint: setup ## ruff, mypy, import-linter, clang-format
 bench: setup ## the numbers of docs/benchmarks.md, as ratios against the same run without exeat
 	PYTHONPATH=tests $(BIN)/python -m bench.main
 
-fuzz: setup ## made-up ClientHellos and DNS messages against independent parsers, SECONDS_TO_RUN each (default 60)
+fuzz: setup ## made-up hellos, DNS messages, API requests and logs, SECONDS_TO_RUN each (default 60)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_hellos.py $${SECONDS_TO_RUN:-60}
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_dns.py $${SECONDS_TO_RUN:-60}
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_api.py $${SECONDS_TO_RUN:-60}
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_audit.py $${SECONDS_TO_RUN:-60}
 
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/vm/requirements.lock

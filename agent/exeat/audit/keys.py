@@ -1,0 +1,118 @@
+"""The key that signs checkpoints: Ed25519, made at the first start, in files that openssl reads as well.
+
+`cryptography` takes 10 MB of memory, so it is imported only by who signs or verifies.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exeat.errors import ExeatError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+PUBLIC_SUFFIX = ".pub"
+
+
+class SigningKey:
+    """The private half."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.id = _id(private.public_key())
+
+    @classmethod
+    def of(cls, path: Path) -> SigningKey:
+        """The key in a file, made if there is none; its public half is put beside it."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        if not path.exists():
+            _make(path)
+        try:
+            private = load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError) as error:
+            raise ExeatError(f"{path}: this is no private key; restore it, or move it away for a new one") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ExeatError(f"{path}: this is no Ed25519 key; restore it, or move it away for a new one")
+        path.chmod(0o600)
+        public, there = _public_text(private.public_key()), path.with_suffix(PUBLIC_SUFFIX)
+        if not there.exists() or there.read_bytes() != public:
+            _write(there, public, 0o644)
+        return cls(private)
+
+    def sign(self, content: bytes) -> str:
+        """A signature in base64."""
+        return base64.b64encode(self._private.sign(content)).decode()
+
+
+class PublicKey:
+    """What anybody may have."""
+
+    def __init__(self, public: Ed25519PublicKey) -> None:
+        self._public = public
+        self.id = _id(public)
+
+    @classmethod
+    def of(cls, path: Path) -> PublicKey:
+        """The key in a file."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            public = load_pem_public_key(path.read_bytes())
+        except ValueError as error:
+            raise ExeatError(f"{path}: this is no public key; give the audit.pub that belongs to the log") from error
+        if not isinstance(public, Ed25519PublicKey):
+            raise ExeatError(f"{path}: this is no Ed25519 key; give the audit.pub that belongs to the log")
+        return cls(public)
+
+    def has_signed(self, content: bytes, signature: str) -> bool:
+        """Whether the signature is this key's for the content, and written in the only way there is to write it."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            raw = base64.b64decode(signature, validate=True)
+            self._public.verify(raw, content)
+        except (InvalidSignature, ValueError):
+            return False
+        return base64.b64encode(raw).decode() == signature
+
+
+def _make(path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private = Ed25519PrivateKey.generate()
+    _write(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all, also when the power fails."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _public_text(public: Ed25519PublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _id(public: Ed25519PublicKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return sha256(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()
