@@ -1,7 +1,4 @@
-"""The key that signs checkpoints: Ed25519, made at the first start, in files that openssl reads as well.
-
-`cryptography` takes 10 MB of memory, so it is imported only by who signs or verifies.
-"""
+"""The key that signs checkpoints: Ed25519, made at the first start, in files that openssl reads as well."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exeat.audit.signing import Signer, private_pem, public_pem, seed_in
 from exeat.errors import ExeatError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 PUBLIC_SUFFIX = ".pub"
 
@@ -22,33 +20,29 @@ PUBLIC_SUFFIX = ".pub"
 class SigningKey:
     """The private half."""
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
-        self.id = _id(private.public_key())
+    def __init__(self, seed: bytes) -> None:
+        self._signer = Signer(seed)
+        self.id = sha256(self._signer.public).hexdigest()
 
     @classmethod
     def of(cls, path: Path) -> SigningKey:
         """The key in a file, made if there is none; its public half is put beside it."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
         if not path.exists():
-            _make(path)
-        try:
-            private = load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError) as error:
-            raise ExeatError(f"{path}: this is no private key; restore it, or move it away for a new one") from error
-        if not isinstance(private, Ed25519PrivateKey):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write(path, private_pem(os.urandom(32)), 0o600)
+        seed = seed_in(path.read_bytes())
+        if seed is None:
             raise ExeatError(f"{path}: this is no Ed25519 key; restore it, or move it away for a new one")
         path.chmod(0o600)
-        public, there = _public_text(private.public_key()), path.with_suffix(PUBLIC_SUFFIX)
+        key = cls(seed)
+        public, there = public_pem(key._signer.public), path.with_suffix(PUBLIC_SUFFIX)
         if not there.exists() or there.read_bytes() != public:
             _write(there, public, 0o644)
-        return cls(private)
+        return key
 
     def sign(self, content: bytes) -> str:
         """A signature in base64."""
-        return base64.b64encode(self._private.sign(content)).decode()
+        return base64.b64encode(self._signer.sign(content)).decode()
 
 
 class PublicKey:
@@ -84,15 +78,6 @@ class PublicKey:
         return base64.b64encode(raw).decode() == signature
 
 
-def _make(path: Path) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private = Ed25519PrivateKey.generate()
-    _write(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-
-
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Whole or not at all, also when the power fails."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -104,12 +89,6 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _public_text(public: Ed25519PublicKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _id(public: Ed25519PublicKey) -> str:
