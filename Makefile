@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc libbpf1 linux-libc-dev iproute2
 TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base
+TESTERS := 3
 CLANG_FORMAT := clang-format --style=file
 
 .DEFAULT_GOAL := help
@@ -36,7 +37,8 @@ run: setup ## show exeat doing its main job, on test hosts that it makes itself
 	$(BIN)/python packaging/demo/demo.py
 
 test: setup ## all tests; needs root
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: setup ## ruff, mypy, import-linter, clang-format
 	$(BIN)/ruff check agent tests packaging

@@ -1,22 +1,27 @@
-"""For every test: signals as a terminal has them, whoever started us."""
+"""Tests run beside each other in several processes; what shares something of the host does not.
 
-import os
-import signal
+`alone`: it measures time or memory, and runs by itself, after the others.
+"""
+
+from pathlib import Path
 
 import pytest
 
-# A shell starts a job in the background with these ignored, nohup and CI runners too; commands under test inherit that.
-for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+# `exeat run` keeps its records in one place and asks what others left there: these are one after the other.
+_RUNS = ("test_run_", "test_launch", "test_attack_gate_run", "test_bypass_run", "test_gate_clients", "test_agent_run")
+_ALONE = (
+    "test_bench_short",
+    "test_verdict_flood",
+    "test_attack_gate_floods",
+    "test_upstream_load",
+    "test_compile_size",
+)
 
-EXPECTED_SKIPS = 4  # SCTP twice, DCCP and SMC, where the kernel has none of them
 
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A skip says why; more of them than expected mean that something was not tested, which CI does not let pass."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
-    if os.environ.get("CI") and skipped > EXPECTED_SKIPS and session.exitstatus == pytest.ExitCode.OK:
-        reporter.write_line(f"{skipped} tests were skipped, {EXPECTED_SKIPS} are expected", red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file stay together: they share fixtures."""
+    for item in items:
+        name = Path(str(item.fspath)).name
+        item.add_marker(pytest.mark.xdist_group("runs" if name.startswith(_RUNS) else name))
+        if name.startswith(_ALONE):
+            item.add_marker(pytest.mark.alone)

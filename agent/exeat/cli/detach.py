@@ -1,7 +1,10 @@
 """`exeat detach`: takes every trace of exeat out of this host's kernel."""
 
 import argparse
+import os
+from pathlib import Path
 
+from exeat.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, trouble_at
 from exeat.errors import KernelError
 from exeat.kernel.instance import instances, remove_instance
 from exeat.launch import sweep
@@ -23,6 +26,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def act(options: argparse.Namespace) -> int:
     """Detaches."""
+    socket = Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
+    if trouble_at(socket) is None:
+        raise KernelError("an agent runs, and would attach everything again: systemctl stop exeat, then detach")
     alive = running()
     if alive and not options.force:
         raise KernelError(f"{', '.join(alive)} still runs; end it first, or use --force to have it ended")
