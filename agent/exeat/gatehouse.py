@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from exeat.core.grants import Change
-from exeat.dns.desk import Desk
+from exeat.dns.desk import Decision, Desk
 from exeat.dns.gate import Gate, boot_ns
 from exeat.dns.listeners import Listeners, inside, listeners_of, network_cookie, open_listeners
 from exeat.dns.tellings import Asked
@@ -138,6 +138,17 @@ class Gatehouse:
     def counts(self) -> dict[Verdict, int]:
         """How many questions got which verdict."""
         return self._gate.counts if self._gate else self._counts
+
+    def foretell(self, name: str, kind: int) -> tuple[Decision, list[bytes]]:
+        """What it would decide on a question, which counts nowhere; and where the name leads now."""
+
+        def look() -> tuple[Decision, list[bytes]]:
+            now_ns = boot_ns()
+            desk = self._new_desk()  # it has seen no question yet, so that this one is no step towards a tunnel
+            desk.inherit(self._desk, now_ns)
+            return desk.decide(name, kind, time.time_ns(), now_ns), self._ledger.addresses_of(name, now_ns)
+
+        return self._thread.do(look)
 
     def names_of(self, address: bytes) -> tuple[str, ...]:
         """Every name that was ever answered with this address."""

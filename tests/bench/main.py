@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bed import missing_capability
-from bench import agent_side, cost, names, size, traffic
+from bench import agent_side, cost, fleet, flood, names, size, traffic
 from bench.place import Place, place
 from bench.rows import Row, table
 
@@ -26,9 +26,11 @@ MEASUREMENTS: dict[str, tuple[Measurement, int, int]] = {
     "bulk": (traffic.bulk, 60, 5),
     "names": (names.resolving, 100, 10),
     "verdicts": (agent_side.verdicts, 10, 2),
+    "flood": (flood.floods, 3, 1),
     "policies": (agent_side.policies, 10, 2),
     "startup": (agent_side.startup, 10, 1),
     "size": (size.sizes, 3, 1),
+    "fleet": (fleet.fleet, 5, 1),
 }
 ON_REQUEST: dict[str, tuple[Measurement, int, int]] = {"cost": (cost.costs, 10, 2)}
 

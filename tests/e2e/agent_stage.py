@@ -9,7 +9,7 @@
         stage.start()
         stage.exeat("status")
 
-The agent's own name for its pins is one for the whole host: tests of the agent run one after the other.
+The agent's pins have a name of their own for each process of tests, so that stages can run side by side.
 """
 
 import json
@@ -35,7 +35,7 @@ from exeat.kernel.filesystems import mount_point
 from exeat.kernel.instance import remove_instance
 
 EXEAT = (sys.executable, "-m", "exeat.cli.main")
-INSTANCE = "agent"
+INSTANCE = f"agent-{os.getpid()}"
 START_S = 60.0  # how long the compiler may take on a busy machine
 SETTINGS = """\
 apiVersion: exeat.dev/v1
@@ -74,6 +74,7 @@ class AgentStage:
     directory: Path
     top: Path
     process: subprocess.Popen[str] | None = None
+    environment: dict[str, str] = field(default_factory=dict)  # of agents to come
     _cgroups: list[Path] = field(default_factory=list)
 
     @property
@@ -131,7 +132,8 @@ class AgentStage:
         """Starts the agent."""
         with (self.directory / "out").open("a") as out:
             line = [*EXEAT, "agent", "--config", str(self.directory / "exeat.yaml")]
-            self.process = start_in(self.bed, line, stdout=out, stderr=out)
+            environment = {"EXEAT_INSTANCE": INSTANCE, **self.environment}
+            self.process = start_in(self.bed, line, stdout=out, stderr=out, env=environment)
         if wait:
             self.wait_until(lambda: self.socket.exists() and self._answers(), START_S)
 
@@ -185,6 +187,11 @@ class AgentStage:
         if self.process and self.process.poll() is None:
             self.kill()
         remove_instance(INSTANCE)
+        (self.top / "cgroup.kill").write_text("1")
+        for _ in range(500):
+            if "populated 0" in (self.top / "cgroup.events").read_text():
+                break
+            time.sleep(0.01)
         remove_cgroup(self.top)
 
     def _answers(self) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from exeat.agent.census import Census
 from exeat.agent.enforcer import Enforcer
 from exeat.agent.host import Host
 from exeat.agent.hub import Heed, Hub
+from exeat.agent.keeping import SystemdKeeping
+from exeat.agent.lock import take_state
 from exeat.agent.operations import Agent, AgentOperations
 from exeat.agent.programs import Programs
 from exeat.agent.readings import AgentReadings, endings_of
@@ -37,22 +40,30 @@ from exeat.kernel.filesystems import mount_point
 from exeat.kernel.inotify import ATTRIBUTES, CREATED, DELETED, MOVED_FROM, MOVED_TO, WRITTEN, Inotify
 from exeat.kernel.instance import Instance
 from exeat.kernel.tables import Tables
-from exeat.kernel.takeover import grants_left, policies_left, workloads_left
+from exeat.kernel.takeover import (
+    first_free_id,
+    grants_left,
+    have_sockets_look_again,
+    policies_left,
+    remove_strays,
+    workloads_left,
+)
 from exeat.metrics import Health, Registry
 from exeat.metrics import serve as serve_metrics
 from exeat.model.record import Record
 from exeat.model.verdicts import Reason
-from exeat.notify import Notifier, watchdog_interval_s
+from exeat.notify import Notifier, listen_fds, watchdog_interval_s
 from exeat.settings import Settings
 
-INSTANCE = "agent"
+INSTANCE = os.environ.get("EXEAT_INSTANCE", "agent")  # another one is for tests: several agents on one host
 _log = logging.getLogger("exeat")
-_TICK_S = 0.25
+_TICK_S = 0.5
 _SETTLED_S = 0.02  # an editor writes a file in several steps
 _SLOW_S = 5.0
 _LOOKS_S = (0.01, 0.03, 0.1, 0.3, 1.0)  # a container's loopback comes up after its first process
 _CLOCK_JUMP_NS = 1_000_000_000
 _GRACE_S = 2.0
+_API = "api"  # FileDescriptorName= of a socket unit, if there is one
 _ALIVE_NS = 1_000_000_000
 
 
@@ -78,15 +89,18 @@ class Daemon:
         self._settings = settings
         self._story = Story()
         self._notifier = Notifier.from_environment()
-        state = settings.runtime / "state"
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state, self._lock = take_state(settings.runtime)
         self._alive = state / "alive"
         self._instance = Instance(INSTANCE)
         self._programs = Programs(self._instance, self._story)
         self._tables = Tables(self._instance)
         self._thread = GateThread()
         self._sets = Sets(self._instance, self._tables, state / "sets.json")
-        self._enforcer = Enforcer(self._instance, self._tables, self._sets, self._thread, host_servers(), self._take)
+        self._given = listen_fds()
+        self._keeping = SystemdKeeping(self._notifier, self._given)
+        self._enforcer = Enforcer(
+            self._instance, self._tables, self._sets, self._thread, host_servers(), self._take, self._keeping
+        )
         mount = mount_point("cgroup2")
         if mount is None:
             raise KernelError("this host has no cgroup2 mount; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
@@ -117,26 +131,31 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+        if self._alive.exists():
+            self._story.last_seen_ns = self._alive.stat().st_mtime_ns
         self._programs.prepare(self._mount)
         self._take_over()
         self._hub = Hub(self._instance, self._enforcer, self._sets, self._log, self._heed(loop))
         self._vitals.hub = self._readings.hub = self._hub
-        self._thread.start()
         self._begin()
+        self._thread.start()
         self._hub.start()
         operations = AgentOperations(
             Agent(self._host, self._hub, self._tables, self._vitals, Past(self._log), self._reload, self._look)
         )
-        server = await serve(operations, self._settings.socket, self._settings.group)
+        listeners = [socket.socket(fileno=fd) for fd in self._given.get(_API, ())]
+        server = await serve(operations, self._settings.socket, self._settings.group, *listeners[:1])
         metrics = None
         if self._settings.metrics:
             health = Health(self._vitals.ailments, self._vitals.hindrances)
             metrics = serve_metrics(self._settings.metrics, health, self._registry)
         self._mark_alive()
-        self._story.in_control_ms = (time.time_ns() - self._story.started_ns) // 1_000_000
+        self._story.in_control_ms = (boot_ns() - self._story.started_boot_ns) // 1_000_000
         self._story.is_ready = True
         self._notifier.ready(self._sentence())
         _log.info("in control after %d ms: %s", self._story.in_control_ms, self._sentence())
+        self._keep()
+        self._keeping.drop_untaken()
         self._in_background(self._upgrade())
         try:
             await self._turn(loop)
@@ -149,11 +168,12 @@ class Daemon:
 
     def _take_over(self) -> None:
         """What an agent before this one left enforces on; now it is known whose it is."""
-        if self._alive.exists():
-            self._story.last_seen_ns = self._alive.stat().st_mtime_ns
         self._host.wishes.load()
+        have_sockets_look_again(self._instance)
         self._enforcer.left.update(workloads_left(self._instance))
-        self._sets.take_over(set(policies_left(self._instance)), grants_left(self._instance))
+        self._policies_left = policies_left(self._instance)
+        self._first_free_id = first_free_id(self._instance, self._policies_left)
+        self._sets.take_over(set(self._policies_left), grants_left(self._instance))
 
     def _begin(self) -> None:
         """Policies, cgroups, workloads: all that should hold holds after this."""
@@ -163,11 +183,15 @@ class Daemon:
         changed = self._host.settle_all()
         self._look_all(self._enforcer.bound)
         self._enforcer.cut(changed)
-        has_lost = bool(self._host.wishes.complaints)
-        for workload in list(self._enforcer.left):  # nobody wants them any more, or nobody knows what they wanted
-            if self._census.path_of(workload) is None or not has_lost:
+        self._release_left()
+
+    def _release_left(self) -> None:
+        """What an agent before this one judged and nobody wants any more. Where that cannot be known, it stays."""
+        is_known = self._host.is_known
+        for workload in list(self._enforcer.left):
+            is_wanted = workload in self._host.failures or not is_known
+            if self._census.path_of(workload) is None or not is_wanted:
                 self._enforcer.release(workload)
-        self._shelf.save()
 
     async def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self._census, self._cgroups_changed)
@@ -179,12 +203,22 @@ class Daemon:
                 await asyncio.wait_for(self._stop.wait(), _TICK_S)
             except TimeoutError:
                 now_ns = boot_ns()
-                self._tick(now_ns)
+                self._tick_on(now_ns)
                 if watchdog_s and now_ns - told_ns > watchdog_s * 0.4e9 and not self._vitals.ailments():
                     self._notifier.watchdog()
                     told_ns = now_ns
         loop.remove_reader(self._census)
         loop.remove_reader(self._files)
+
+    def _tick_on(self, now_ns: int) -> None:
+        """One thing that fails, as without disk or descriptors, is no reason to leave everything else undone."""
+        try:
+            self._tick(now_ns)
+            self._story.notes.pop("tick", None)
+        except (ExeatError, OSError) as error:
+            if "tick" not in self._story.notes:
+                _log.error("%s", error)
+            self._story.notes["tick"] = f"the agent cannot do all it should: {error}"
 
     def _tick(self, now_ns: int) -> None:
         changed = self._host.expire(time.time_ns(), now_ns)
@@ -193,6 +227,7 @@ class Daemon:
         if now_ns >= self._alive_due_ns:
             self._alive_due_ns = now_ns + _ALIVE_NS
             self._mark_alive()
+            self._keep()
         if now_ns < self._slow_due_ns:
             return
         self._slow_due_ns = now_ns + int(_SLOW_S * 1e9)
@@ -201,12 +236,12 @@ class Daemon:
             self._host.clock_changes += 1
             self._enforcer.cut(self._host.settle_all())
         self._programs.mend()
+        self._programs.retire(self._host.is_known and not self._host.failures)
         self._tell_endings()
-        for workload in list(self._enforcer.bound):
+        for workload in self._enforcer.abroad():
             pids = list(self._census.pids(self._enforcer.bound[workload].path))
-            if pids:
-                self._enforcer.look_for_namespaces(workload, pids)
-                self._enforcer.leave_namespaces(workload, pids)
+            self._enforcer.look_for_namespaces(workload, pids)
+            self._enforcer.leave_namespaces(workload, pids)
         if gone := self._enforcer.collect(now_ns):
             self._in_background(self._remove(gone))
 
@@ -236,7 +271,9 @@ class Daemon:
         changed = self._host.settle_all() if has_changed else ()
         self._enforcer.cut(changed)
         self._look_all(changed)
-        self._shelf.save()
+        self._keep()
+        if self._enforcer.left:
+            self._release_left()
         if has_changed:
             self._registry.policy_application.observe(time.monotonic() - began)
             self._notifier.status(self._sentence())
@@ -244,6 +281,8 @@ class Daemon:
         return len(changed)
 
     def _reload_by_signal(self) -> None:
+        if not self._story.is_ready:
+            return  # everything is about to be read
         self._notifier.reloading()
         self._reload()
         self._notifier.ready(self._sentence())
@@ -310,19 +349,34 @@ class Daemon:
         """Other programs are in the kernel than this agent brings: they are replaced, with no gap."""
         try:
             await asyncio.to_thread(self._programs.upgrade)
-        except ExeatError as error:
+            self._programs.retire(self._host.is_known and not self._host.failures)
+            await asyncio.to_thread(remove_strays, self._instance, self._policies_left, self._first_free_id)
+        except (ExeatError, OSError) as error:
             _log.error("the programs in the kernel stay as they were: %s", error)
             self._story.notes["programs"] = f"the programs in the kernel stay as they were: {error}"
 
     async def _remove(self, policy_ids: list[int]) -> None:
         async with self._removing:
             for policy_id in policy_ids:
-                await asyncio.to_thread(self._tables.remove, policy_id)
+                try:
+                    await asyncio.to_thread(self._tables.remove, policy_id)
+                except ExeatError as error:  # the next agent tries again
+                    self._story.notes["tables"] = f"a table set that nobody uses stays in the kernel: {error}"
 
     def _in_background(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    def _keep(self) -> None:
+        """What the next agent should know; it could do without, only slower. After it is enforced."""
+        self._shelf.save()
+        self._host.wishes.keep()
+        try:
+            self._sets.remember()
+            self._story.notes.pop("sets", None)
+        except OSError as error:
+            self._story.notes["sets"] = f"{error}: the next agent will write all tables anew"
 
     def _mark_alive(self) -> None:
         try:

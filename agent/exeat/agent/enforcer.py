@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from exeat.core.union import United
 from exeat.dns.gate import boot_ns
 from exeat.errors import KernelError
 from exeat.gate_thread import GateThread
-from exeat.gatehouse import Gatehouse
+from exeat.gatehouse import Gatehouse, Keeping
 from exeat.kernel.abi import NEVER
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
@@ -24,6 +25,9 @@ from exeat.model.record import Record
 
 _CERTAINLY_NS = 50_000_000  # later than the kernel's idea of an end, which was reckoned a little earlier
 _LEFT_GRANTS_MAX = 65_536
+_GONE_MAX = 4096  # workloads that have gone, of which a late event may speak
+_LENIENT = (Mode.MONITOR, Mode.OPEN)  # deny nothing, so they end nothing
+_NO_POLICY = 0  # an id that no policy ever has: the judge denies everything under it
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Enforcer:
         thread: GateThread,
         host_servers: tuple[Server, ...],
         take: Callable[[Record], None],
+        keeping: Keeping,
     ) -> None:
         self.paths: dict[int, str] = {}  # read by the thread that tells events; names outlive their workloads
         self.bound: dict[int, Bound] = {}
@@ -72,6 +77,9 @@ class Enforcer:
         self._thread = thread
         self._host_servers = host_servers
         self._take = take
+        self._keeping = keeping
+        self._own_namespace = os.stat("/proc/self/ns/net").st_ino
+        self._gone: deque[int] = deque()
         self._fallbacks: dict[int, int] = {}  # when the mode of a workload falls back
 
     def put(
@@ -95,6 +103,10 @@ class Enforcer:
             self._fallbacks[workload] = override.until_ns
         return True
 
+    def is_quarantined(self, workload: int) -> bool:
+        """Whether the kernel has it so, for good: a program that found a limit exceeded writes it there itself."""
+        return self._tables.mode_set(workload) == (Mode.QUARANTINE, NEVER)
+
     def release(self, workload: int) -> None:
         """It has gone, or nobody manages it any more."""
         bound = self.bound.pop(workload, None)
@@ -102,6 +114,7 @@ class Enforcer:
         if bound:
             bound.table_set.users.discard(workload)
             bound.house.close()
+            self._forget_later(workload)
         self.left.pop(workload, None)
         self._tables.unbind(workload)
         forget_gates(self._instance, workload)
@@ -109,10 +122,12 @@ class Enforcer:
     def cut(self, workloads: Iterable[int]) -> int:
         """Ends the open connections that the present policies do not allow; how many."""
         policy_ids, diagnoses = {}, {}
+        now_ns = boot_ns()
         for workload in workloads:
             bound = self.bound.get(workload)
-            if bound:
-                policy_ids[workload] = bound.table_set.policy_id
+            mode = bound.mode(now_ns) if bound else Mode.OPEN
+            if bound and mode not in _LENIENT:
+                policy_ids[workload] = _NO_POLICY if mode is Mode.QUARANTINE else bound.table_set.policy_id
                 diagnoses.update(bound.house.diagnoses())
         return self._swept(policy_ids, diagnoses) if policy_ids else 0
 
@@ -151,7 +166,8 @@ class Enforcer:
         left = self.left.pop(workload, None)
         self.paths[workload] = path
         mode = _mode_now(override, now_ns)
-        house = Gatehouse(self._thread, workload, path, table_set.ledger, self._host_servers, self._take, mode)
+        ledger, keeping = table_set.ledger, self._keeping
+        house = Gatehouse(self._thread, workload, path, ledger, self._host_servers, self._take, mode, keeping)
         if left is None or left.policy_id != table_set.policy_id:
             if left:
                 self._adopt_left(table_set, left, now_ns)
@@ -191,6 +207,13 @@ class Enforcer:
             book.grant(name, (address,), ports_id or 1, until_ns, now_ns, lambda _: 0)
         self._thread.do(lambda: table_set.ledger.adopt_book(book, (), now_ns))
 
+    def _forget_later(self, workload: int) -> None:
+        self._gone.append(workload)
+        while len(self._gone) > _GONE_MAX:
+            oldest = self._gone.popleft()
+            if oldest not in self.bound:
+                self.paths.pop(oldest, None)
+
     def _swept(self, policy_ids: dict[int, int], diagnoses: dict[int, Diagnosis]) -> int:
         return cut_revoked_of(self._instance, self._tables, policy_ids, diagnoses.values())
 
@@ -206,13 +229,18 @@ class Enforcer:
             except OSError:  # it has gone
                 continue
         if not seen and not bound.namespaces:
-            seen[os.stat("/proc/self/ns/net").st_ino] = os.getpid()  # where its first process will most likely be
+            seen[self._own_namespace] = os.getpid()  # where its first process will most likely be
         is_done = True
         for inode, pid in seen.items():
             bound.unseen.pop(inode, None)
             if inode not in bound.namespaces:
                 is_done = self._open_in(bound, inode, pid) and is_done
         return is_done
+
+    def abroad(self) -> list[int]:
+        """The workloads that are, or were, in other network namespaces than this one."""
+        own = {self._own_namespace}
+        return [workload for workload, bound in self.bound.items() if bound.namespaces.keys() - own]
 
     def leave_namespaces(self, workload: int, pids: Iterable[int]) -> None:
         """A listener keeps its namespace alive: where nobody of the workload is any more, it ends."""
@@ -223,9 +251,8 @@ class Enforcer:
                 inodes.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
             except OSError:  # it has gone
                 continue
-        own = os.stat("/proc/self/ns/net").st_ino
         for inode, network in list(bound.namespaces.items()):
-            if inode in inodes or inode == own:
+            if inode in inodes or inode == self._own_namespace:
                 bound.unseen.pop(inode, None)
             else:
                 bound.unseen[inode] = bound.unseen.get(inode, 0) + 1
@@ -234,6 +261,9 @@ class Enforcer:
                     del bound.namespaces[inode], bound.unseen[inode]
 
     def _open_in(self, bound: Bound, inode: int, pid: int) -> bool:
+        if inode == self._own_namespace:
+            bound.namespaces[inode] = bound.house.open()
+            return True
         try:
             fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

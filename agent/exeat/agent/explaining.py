@@ -1,11 +1,12 @@
 """Which rule decides about a destination: asked of the judge in the kernel, by the tables that judge the workload."""
 
-import time
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 
 from exeat.agent.enforcer import Bound
 from exeat.agent.host import parse_destination
+from exeat.core.port_text import EVERY_PORT, why_closed
 from exeat.core.stories import STORIES
 from exeat.dns.gate import boot_ns
 from exeat.dns.records import Kind
@@ -15,7 +16,7 @@ from exeat.kernel.tables import Tables
 from exeat.kernel.telling import address_of
 from exeat.model.names import PatternKind
 from exeat.model.networks import mapped
-from exeat.model.policy import Mode, Protocol, Rule
+from exeat.model.policy import Mode, PortRange, Protocol, Rule
 from exeat.model.verdicts import Reason, Verdict
 from exeat.v1 import agent_pb2 as pb
 from exeat.v1 import verdict_pb2
@@ -27,6 +28,8 @@ _NUMBERS = {
     Protocol.ICMP: int(IPPROTO_ICMP),
 }
 _ADDRESSES_MAX = 64
+_WITH_PORT = re.compile(r"(?P<host>.+):(?P<port>[0-9]{1,5})(?P<protocol>(/[a-z]+)?)")
+_OWN_LOOPBACK = "what the workload itself listens on there is open to it all the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +55,37 @@ def explain(bound: Bound, destination: str, tables: Tables) -> pb.ExplainRespons
 
 
 def _question(destination: str) -> Rule:
-    rule = parse_destination(destination)
+    rule = _read(destination)
     if any(host.kind is not PatternKind.EXACT for host in rule.hosts):
         raise PolicyError([f"{destination}: ask about one host, not about a pattern"])
     if any(network.num_addresses != 1 for network in rule.cidrs):
         raise PolicyError([f"{destination}: ask about one address, not about a network"])
+    if rule.ports == (EVERY_PORT,):  # none was given
+        return replace(rule, ports=(PortRange(443, 443),))
     if rule.cidrs and rule.protocol is not Protocol.ICMP and rule.ports[0].first != rule.ports[0].last:
         raise PolicyError([f"{destination}: say which port, as in {destination}:443"])
     return rule
 
 
+def _read(destination: str) -> Rule:
+    """As a rule, though of a port that no rule may open: one may ask about it all the same."""
+    match = _WITH_PORT.fullmatch(destination) if "[" in destination or destination.count(":") == 1 else None
+    number = int(match["port"]) if match else 0
+    asked = PortRange(number, number)
+    if match is None or not why_closed(asked):
+        return parse_destination(destination)
+    return replace(parse_destination(f"{match['host']}:443{match['protocol']}"), ports=(asked,))
+
+
 def _about_host(bound: Bound, rule: Rule, tables: Tables) -> list[_Found]:
     name = rule.hosts[0].name
-    desk = bound.house.desk
-    decision = desk.decide(name, Kind.A, time.time_ns(), boot_ns())
-    if decision.verdict is Verdict.DROPPED:
+    decision, places = bound.house.foretell(name, Kind.A)
+    if decision.verdict in (Verdict.DROPPED, Verdict.AUDIT):
         return [_Found(None, decision.reason, False, decision.rule_id, f"the gate does not resolve {name}")]
-    places = sorted(bound.table_set.ledger.addresses_of(name, boot_ns()))[:_ADDRESSES_MAX]
     if not places:
         why = f"the gate resolves {name}, but the workload has not asked for it yet (or too long ago)"
         return [_Found(None, Reason.NAME_NOT_RESOLVED, False, decision.rule_id, why)]
-    return [_judged(bound, rule, place, name, tables) for place in places]
+    return [_judged(bound, rule, place, name, tables) for place in sorted(places)[:_ADDRESSES_MAX]]
 
 
 def _about_address(bound: Bound, rule: Rule, tables: Tables) -> _Found:
@@ -89,6 +102,9 @@ def _judged(bound: Bound, rule: Rule, place: bytes, name: str, tables: Tables) -
         return _Found(
             place, reason, True, answer.rule, "a connection is allowed; its ClientHello must then name a host"
         )
+    where = address_of(place)
+    if answer.outcome is Outcome.DENY and where is not None and where.is_loopback:
+        return _Found(place, Reason.LOOPBACK_NOT_OWN, False, 0, _OWN_LOOPBACK)
     return _Found(place, reason, answer.outcome is Outcome.ALLOW, answer.rule, "")
 
 

@@ -25,7 +25,7 @@ from exeat.kernel.instance import own_build
 from exeat.model.policy import Mode, Policy, Rule
 
 NOBODYS = "no-policy"  # of a registered workload that no policy fits: it denies everything
-_SHOWN_MAX = 20  # complaints of one kind
+_OWN_MAX = 256  # policies of registrations; beyond, those of the ones that have gone are forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,17 @@ class Host:
         self._own: dict[str, Policy] = {}  # policies of registrations, by text
         self._build = own_build()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether everything that should hold could be read."""
+        return not self.wishes.complaints and self.shelf.is_readable
+
     def settle_all(self) -> tuple[int, ...]:
         """Looks at every cgroup; the workloads that changed, whose connections may have to be cut."""
         held = self.shelf.in_force
         self._roster = Roster(policy for one in held.values() if (policy := one.policy))
+        for workload in [one for one in self.wishes.ids() if self.census.path_of(one) is None]:
+            self.forget(workload)  # it went while no agent ran
         known = {cgroup for path in self.census.paths() if (cgroup := self.census.id_of(path)) is not None}
         return self.settle([*known, *(one for one in self.enforcer.bound if one not in known)])
 
@@ -67,6 +74,8 @@ class Host:
         for workload, bound in list(self.enforcer.bound.items()):
             if bound.path in news.went and self.census.id_of(bound.path) != workload:
                 self.forget(workload)
+        for workload in [one for one in self.failures if self.census.path_of(one) is None]:
+            del self.failures[workload]
         came = (self.census.id_of(path) for path in news.came)
         return self.settle([cgroup for cgroup in came if cgroup is not None])
 
@@ -79,11 +88,14 @@ class Host:
     def wish(self, workload: int, wish: Wish) -> None:
         """Something was asked for a workload: kept, then applied. What cannot be applied is not kept."""
         before = self.wishes.of(workload, wish.cgroup)
+        if wish.override == before.override and self._heed_kernel(workload):
+            before = self.wishes.of(workload, wish.cgroup)
+            wish = replace(wish, override=before.override)
         self.wishes.put(workload, wish)
         try:
             self._put(workload, strictly=True)
-        except (ExeatError, ValueError):
-            self.wishes.put(workload, before)
+        except (ExeatError, ValueError, OSError):
+            self.wishes.hold(workload, before)
             raise
 
     def registration(self, workload: int) -> Registration | None:
@@ -127,27 +139,34 @@ class Host:
     def expire(self, wall_ns: int, now_ns: int) -> tuple[int, ...]:
         """Ends registrations, allowances and modes whose time has come; the workloads that this changed."""
         changed = []
-        for workload in self.wishes.ids():
+        for workload in self.wishes.ending(wall_ns, now_ns):
             wish = self.wishes.of(workload, "")
             kept = _without_what_ended(wish, wall_ns, now_ns)
             if kept != wish:
-                self.wishes.put(workload, kept)
+                self.wishes.hold(workload, kept)
                 changed.append(workload)
         return self.settle(changed)
 
     def note_quarantine(self, workload: int, reason: str) -> bool:
-        """The kernel has put a workload into quarantine, by a limit of its policy; whether that is news."""
-        bound = self.enforcer.bound.get(workload)
-        if bound is None or (bound.override and bound.override.mode is Mode.QUARANTINE):
+        """The kernel may have put a workload into quarantine, by a limit; whether that is so, and news."""
+        return self._heed_kernel(workload, reason) and self._settle(workload)
+
+    def _heed_kernel(self, workload: int, reason: str = "a limit of its policy was exceeded") -> bool:
+        """What a program decided is kept, as if it had been asked for: a change of policy must not lift it."""
+        path = self.census.path_of(workload)
+        if path is None or not self.enforcer.is_quarantined(workload):
             return False
-        wish = self.wishes.of(workload, bound.path)
-        self.wish(workload, replace(wish, override=Override(Mode.QUARANTINE, 0, reason, "the kernel")))
+        wish = self.wishes.of(workload, path)
+        if wish.override and wish.override.mode is Mode.QUARANTINE:
+            return False
+        self.wishes.hold(workload, replace(wish, override=Override(Mode.QUARANTINE, 0, reason, "the kernel")))
         return True
 
     def _settle(self, workload: int) -> bool:
+        self._heed_kernel(workload)
         try:
             return self._put(workload)
-        except (ExeatError, ValueError) as error:
+        except (ExeatError, ValueError, OSError) as error:
             self.failures[workload] = f"{self.census.path_of(workload)} stays as it was: {error}"
             return False
 
@@ -174,6 +193,9 @@ class Host:
     def _own_policy(self, registration: Registration) -> Policy:
         text = registration.policy_text
         if text not in self._own:
+            if len(self._own) >= _OWN_MAX:
+                used = {one.policy_text for number in self.wishes.ids() if (one := self.registration(number))}
+                self._own = {known: policy for known, policy in self._own.items() if known in used}
             self._own[text] = read_policy(text, f"the policy of {registration.name}").policy
         policy = self._own[text]
         return (

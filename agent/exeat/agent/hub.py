@@ -7,6 +7,7 @@ import asyncio
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ _TCP = 6
 _CUTTING = (Verdict.DROPPED, Verdict.ERROR)
 _CUT_AT = (Hook.PACKET, Hook.HELLO)
 _BATCH = 1000
+QUARANTINING = frozenset((Reason.LIMIT_BYTES, Reason.LIMIT_CONNECTIONS, Reason.LIMIT_DESTINATIONS, Reason.UNDECLARED))
 _WAIT_S = 1.0
+_REST_S = 3.0
 _QUEUE_MAX = 10_000  # of one watcher
 _FROM_GATES_MAX = 50_000
 
@@ -94,6 +97,7 @@ class Hub:
         self._watchers: set[Watcher] = set()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_ending = False
+        self._busy_s = 0.0
         self._thread = threading.Thread(target=self._run, name="verdicts", daemon=True)
 
     def start(self) -> None:
@@ -150,10 +154,17 @@ class Hub:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             self._log.append(())  # nothing new, perhaps: seals what is due
+            self._rest()
         self._pass_on([self._from_gates.popleft() for _ in range(len(self._from_gates))])
         events = self._ring.drain()
         while batch := list(islice(self._told(events), _BATCH)):
+            self._busy_s = time.monotonic()
             self._pass_on(batch)
+
+    def _rest(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._busy_s > _REST_S:
+            self._ring.rest()
 
     def _pass_on(self, records: list[Record]) -> None:
         if not records:
@@ -190,6 +201,3 @@ class Hub:
             self._enforcer.cut_flow(event.workload, destroy)
         except (KernelError, OSError) as error:
             self.failure = error
-
-
-QUARANTINING: frozenset[int] = frozenset()  # reasons with which a program may put a workload into quarantine

@@ -208,6 +208,7 @@ class AgentOperations:
         if path == "/":
             raise Refused(StatusWord.PRECONDITION, "the root cgroup is the host: name one below it")
         self._agent.host.take(census.read())
+        self._agent.host.take(census.find(path))
         workload = census.id_of(path)
         if workload is None:
             raise Refused(StatusWord.NOT_FOUND, f"there is no cgroup {path}")

@@ -1,6 +1,7 @@
 """The programs in the kernel: loaded where there are none, taken over where there are, replaced, mended."""
 
 import logging
+import time
 from pathlib import Path
 
 from exeat.agent.vitals import Story
@@ -16,11 +17,17 @@ class Programs:
     def __init__(self, instance: Instance, story: Story) -> None:
         self._instance = instance
         self._story = story
+        self._is_upgrading = False
 
     def prepare(self, root: Path) -> None:
         """After this, programs are attached and everything of them is held. They may be older than this agent's."""
+        if self._instance.has_lost_maps():
+            self._note("pins", "maps had lost their pins: their programs enforced until new ones knew all workloads")
+            self._instance.set_aside()
+        elif self._was_here() and not self._instance.is_attached():
+            self._note("pins", "the programs had gone from the kernel: nothing was enforced until this agent started")
         build = self._instance.build()
-        if build is None:
+        if build is None or not self._instance.is_whole(ENFORCING):
             self._instance.load(ENFORCING)
             self._instance.attach(root)
             build = own_build()
@@ -29,17 +36,42 @@ class Programs:
 
     def upgrade(self) -> None:
         """Brings this agent's programs under the links, if they are others; each by one exchange."""
-        if self._story.build != own_build():
-            _log.info("replacing programs %s by %s", self._story.build, own_build())
+        if self._story.build == own_build():
+            return
+        _log.info("replacing programs %s by %s", self._story.build, own_build())
+        self._is_upgrading = True
+        try:
             self._instance.load(ENFORCING)
             self._instance.hold(ENFORCING)
-            self._story.build = own_build()
-        for layout in instances_of_other_layouts(self._instance.name):
+        finally:
+            self._is_upgrading = False
+        self._story.build = own_build()
+
+    def retire(self, is_complete: bool) -> None:
+        """Removes the programs of another layout, as soon as these judge every workload."""
+        layouts = instances_of_other_layouts(self._instance.name)
+        self._story.notes.pop("layouts", None)
+        if layouts and not is_complete:
+            which = ", ".join(map(str, layouts))
+            self._story.notes["layouts"] = f"{which}: older programs enforce on beside these, until all is well"
+            return
+        for layout in layouts:
             _log.info("removing the programs of another layout: %s", layout)
             remove_layout(layout)
 
     def mend(self) -> None:
         """Somebody may have removed pins: what is held enforces on, and is pinned again."""
-        if missing := self._instance.mend():
+        if self._is_upgrading:
+            return
+        if missing := self._instance.mend(self._story.build):
             _log.error("pins were removed and are back: %s", ", ".join(missing))
             self._story.notes["pins"] = f"{len(missing)} pins were removed by somebody, and were put back"
+
+    def _was_here(self) -> bool:
+        """Whether an agent was in control since the kernel was started, and its programs should be."""
+        booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return self._story.last_seen_ns > booted_ns and not instances_of_other_layouts(self._instance.name)
+
+    def _note(self, word: str, sentence: str) -> None:
+        _log.error("%s", sentence)
+        self._story.notes[word] = sentence

@@ -1,6 +1,7 @@
 """Table sets in the kernel, each for all workloads that are under the same policies; and what became of old ones."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from exeat.kernel.telling import Naming
 from exeat.ledger import Ledger
 
 _GRACE_NS = 5 * 10**9  # events and packets under way may still name it
+_CLOCK_STEP_NS = 10**9  # when the wall clock is set, the ends of rules are reckoned anew
 _NAMINGS_MAX = 4096  # policies that have gone, of which a late event may speak
 
 
@@ -44,29 +46,36 @@ class Sets:
 
     def __init__(self, instance: Instance, tables: Tables, memory: Path) -> None:
         self.namings: dict[int, Naming] = {}
+        self.complaint = ""
         self._instance = instance
         self._tables = tables
         self._memory = memory
         self._sets: dict[str, TableSetInKernel] = {}
         self._left: dict[str, int] = {}  # policy ids of an agent before this one, by key
+        self._unclaimed: dict[
+            int, int
+        ] = {}  # policy ids in the kernel that are none of these; since when (0: just seen)
         self._grants_left: dict[int, list[GrantLeft]] = {}
+        self._is_remembered = True
 
     def take_over(self, policies: set[int], grants: dict[int, list[GrantLeft]]) -> None:
         """Learns what is in the kernel already."""
         self._grants_left = grants
-        try:
-            known = json.loads(self._memory.read_text(encoding="utf-8"))
-            pairs = {str(key): int(policy_id) for key, policy_id in known.items()}
-        except (OSError, ValueError, AttributeError, TypeError):  # then all are made anew, and the old ones collected
-            pairs = {}
+        self._unclaimed = dict.fromkeys(policies, 0)
+        pairs = self._recall()
         self._left = {key: policy_id for key, policy_id in pairs.items() if policy_id in policies}
+        if pairs and not policies:  # of programs that have gone: the new ones count from the start again
+            try:
+                self._memory.unlink(missing_ok=True)
+            except OSError as error:
+                self.complaint = f"{self._memory} is out of date and cannot be removed: {error.strerror}"
 
     def of(self, key: str, unite: Callable[[], United]) -> TableSetInKernel:
         """The table set of a key; made if there is none. Raises ValueError or KernelError if it cannot be."""
         found = self._sets.get(key)
         if found is None:
             found = self._sets[key] = self._make(key, unite())
-            self.remember()
+            self._is_remembered = False
         return found
 
     def grants_under(self, policy_id: int) -> list[GrantLeft]:
@@ -93,13 +102,43 @@ class Sets:
             elif now_ns - one.unused_since_ns > _GRACE_NS:
                 del self._sets[one.key]
                 gone.append(one.policy_id)
+        gone += self._collect_unclaimed(now_ns, bound)
         if gone:
-            self.remember()
+            self._is_remembered = False
+        return gone
+
+    def _collect_unclaimed(self, now_ns: int, bound: set[int]) -> list[int]:
+        """The same of those that an agent before this one left, and for which there is no use any more."""
+        gone = []
+        for policy_id, since_ns in list(self._unclaimed.items()):
+            if policy_id in bound or not since_ns:
+                self._unclaimed[policy_id] = 0 if policy_id in bound else now_ns
+            elif now_ns - since_ns > _GRACE_NS:
+                del self._unclaimed[policy_id]
+                self._grants_left.pop(policy_id, None)
+                gone.append(policy_id)
+        self._left = {key: policy_id for key, policy_id in self._left.items() if policy_id not in gone}
         return gone
 
     def remember(self) -> None:
-        """For the agent after this one. Without it, that one makes all sets anew."""
-        write_whole(self._memory, json.dumps({one.key: one.policy_id for one in self._sets.values()}).encode())
+        """For the agent after this one, if there is news. Without it, that one makes all sets anew."""
+        if self._is_remembered:
+            return
+        self._is_remembered = True  # what the disk does not take now is not tried until there is news
+        known = {one.key: one.policy_id for one in self._sets.values()}
+        write_whole(self._memory, json.dumps({"clock": _clock_offset_ns(), "sets": known}).encode())
+
+    def _recall(self) -> dict[str, int]:
+        """What the agent before this one remembered; nothing if that is no use: then all are made anew."""
+        try:
+            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            offset_ns, pairs = int(known["clock"]), {str(key): int(one) for key, one in known["sets"].items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+            self.complaint = f"{self._memory} cannot be read ({error}): every table is written anew"
+            return {}
+        return pairs if abs(_clock_offset_ns() - offset_ns) < _CLOCK_STEP_NS else {}  # else their ends are wrong
 
     def _make(self, key: str, united: United) -> TableSetInKernel:
         table_set = compile_policy(united.policy)
@@ -107,6 +146,7 @@ class Sets:
         is_new = policy_id is None
         if policy_id is None:
             policy_id = self._tables.add(table_set)
+        self._unclaimed.pop(policy_id, None)
         self._name(policy_id, Naming(table_set.policy_name, table_set.rule_names))
         ledger = Ledger(self._instance, policy_id, table_set, united.policy.dns)
         if not is_new:
@@ -123,3 +163,7 @@ class Sets:
             if oldest is None:
                 raise KernelError("more policies than names for them")
             del self.namings[oldest]
+
+
+def _clock_offset_ns() -> int:
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

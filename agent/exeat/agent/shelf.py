@@ -6,11 +6,12 @@ by a copy of the last good text.
 
 import hashlib
 import os
+import stat
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exeat.core.compile import compile_policy
+from exeat.core.compile_rules import RankedRules
 from exeat.core.policy_file import read_policy
 from exeat.errors import PolicyError
 from exeat.model.policy import Policy
@@ -48,6 +49,11 @@ class Shelf:
         return tuple(self._held[name] for name in sorted(self._held))
 
     @property
+    def is_readable(self) -> bool:
+        """Whether every file could be read, now or once: else nobody knows whom it means."""
+        return not self.complaints and all(held.policy for held in self.held)
+
+    @property
     def in_force(self) -> dict[str, Held]:
         """By the policy's name."""
         return {held.policy.name: held for held in self.held if held.policy}
@@ -77,7 +83,7 @@ class Shelf:
                 self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if text is None:
                     copy.unlink(missing_ok=True)
-                else:
+                elif not _holds(copy, text.encode()):
                     write_whole(copy, text.encode(), is_synced=True)
             except OSError as error:
                 why = f"{copy}: {error.strerror}; after a restart, a bad {name} would have nothing to fall back to"
@@ -92,6 +98,8 @@ class Shelf:
             seen = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
             if held and held.seen == seen:
                 return
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for who writes to it
+                raise PolicyError([f"{path}: this is no file: put the policy's text into one"])
             if status.st_size > FILE_MAX:
                 raise PolicyError([f"{path}: {status.st_size} bytes, of which at most {FILE_MAX} are read"])
             text = path.read_text(encoding="utf-8")
@@ -137,10 +145,17 @@ class Shelf:
 def _accept(path: Path, text: str, revision: str, seen: tuple[int, ...]) -> Held:
     reading = read_policy(text, str(path))
     try:
-        compile_policy(reading.policy)
+        RankedRules.of(reading.policy)
     except ValueError as error:
         raise PolicyError([f"{path}: {error}"]) from error
     return Held(path.name, reading.policy, revision, reading.warnings, (), time.time_ns(), seen)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _is_policy_file(path: Path) -> bool:

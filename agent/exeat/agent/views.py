@@ -57,6 +57,7 @@ def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
         rules=_rules(bound, wish),
         policy_id=bound.table_set.policy_id,
         gates=len(bound.house.networks),
+        limits=_limits(bound, tables),
     )
     if registration and registration.until_ns:
         view.until.CopyFrom(stamp(registration.until_ns))
@@ -155,6 +156,20 @@ def _traffic(bound: Bound, tables: Tables) -> pb.Traffic:
         audit=verdicts[Verdict.AUDIT],
         error=verdicts[Verdict.ERROR],
     )
+
+
+def _limits(bound: Bound, tables: Tables) -> list[pb.LimitUse]:
+    usage, limits = tables.usage(bound.id), bound.table_set.united.policy.limits
+    views = []
+    for name in ("bytes", "connections", "destinations"):
+        used, limit = getattr(usage, name), getattr(limits, name)
+        if limit is None or used.max is None:
+            continue
+        view = pb.LimitUse(name=name, used=used.count, max=used.max, then=limit.then.value)
+        if used.ends_boot_ns:
+            view.ends.CopyFrom(stamp(wall_of(used.ends_boot_ns)))
+        views.append(view)
+    return views
 
 
 def _text(text: str) -> str:

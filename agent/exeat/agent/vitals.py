@@ -4,8 +4,8 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
+from exeat import __version__
 from exeat.agent.enforcer import Bound
 from exeat.agent.host import Host, wall_of
 from exeat.agent.hub import Hub
@@ -27,12 +27,16 @@ _SHOWN_MAX = 50
 class Story:
     """What happened to the agent itself."""
 
-    started_ns: int = field(default_factory=lambda: _process_started_ns())
+    started_boot_ns: int = field(default_factory=lambda: _process_started_ns())
+    started_ns: int = field(init=False)
     in_control_ms: int = 0
     last_seen_ns: int = 0  # of the agent before this one; 0: there was none
     build: str = ""  # of the programs in the kernel
     notes: dict[str, str] = field(default_factory=dict)  # complaints, each under a word of its own
     is_ready: bool = False
+
+    def __post_init__(self) -> None:
+        self.started_ns = self.started_boot_ns - boot_ns() + time.time_ns()
 
 
 class Vitals:
@@ -61,7 +65,7 @@ class Vitals:
         """For `exeat status`."""
         story = self._story
         view = pb.GetStatusResponse(
-            version=version("exeat"),
+            version=__version__,
             started=stamp(story.started_ns),
             in_control_ms=story.in_control_ms,
             programs=story.build,
@@ -91,7 +95,9 @@ class Vitals:
     def complaints(self) -> list[str]:
         """What is not as it should be."""
         host = self._host
-        said = [*host.shelf.complaints, *host.wishes.complaints, *self._story.notes.values()]
+        said = [*host.shelf.complaints, *host.wishes.complaints, *host.wishes.unkept, *self._story.notes.values()]
+        if self._sets.complaint:
+            said.append(self._sets.complaint)
         said += [f"{held.file} is not in force: {held.errors[0]}" for held in host.shelf.held if held.errors]
         said += list(host.failures.values())
         left = len(host.enforcer.left)
@@ -156,11 +162,10 @@ def _packed(address: bytes) -> bytes:
 
 
 def _process_started_ns() -> int:
-    """On the wall clock: what the interpreter needed to read the modules belongs to the agent's start."""
+    """On the boot clock: what the interpreter needed to read the modules belongs to the agent's start."""
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
         ticks = int(stat.read().rpartition(")")[2].split()[19])
-    since_boot_ns = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + since_boot_ns
+    return ticks * 10**9 // os.sysconf("SC_CLK_TCK")
 
 
 def _resident_bytes() -> int:

@@ -13,6 +13,8 @@ from exeat.agent.shelf import write_whole
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
 
+_NEVER = 1 << 64
+
 
 @dataclass(frozen=True, slots=True)
 class Registration:
@@ -70,18 +72,28 @@ class Wishes:
         self.complaints: list[str] = []
         self._directory = directory
         self._wishes: dict[int, Wish] = {}
+        self._ends: dict[int, tuple[int, int]] = {}  # of those that end: by the wall clock, and by the boot clock
+        self._unkept: dict[int, str] = {}  # in force but not on disk, and why
+
+    @property
+    def unkept(self) -> tuple[str, ...]:
+        """Complaints about what is in force and not on disk."""
+        return tuple(self._unkept.values())
 
     def load(self) -> None:
         """Reads what an agent before this one kept. What cannot be read is set aside and said."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in sorted(self._directory.glob("*.json")):
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            paths = sorted(self._directory.glob("*.json"))
+        except OSError as error:
+            self.complaints.append(f"{self._directory}: {error.strerror}; registered workloads stay as they are")
+            return
+        for path in paths:
             try:
-                self._wishes[int(path.stem)] = read_wish(path.read_text(encoding="utf-8"))
+                self._set(int(path.stem), read_wish(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, ExeatError) as error:
-                aside = path.with_suffix(".unreadable")
-                path.replace(aside)
                 self.complaints.append(
-                    f"{path} cannot be read ({error}): set aside as {aside.name}; its workload stays as it is"
+                    f"{path} cannot be read ({error}){_set_aside(path)}; its workload stays as it is"
                 )
 
     def of(self, workload: int, cgroup: str) -> Wish:
@@ -92,19 +104,70 @@ class Wishes:
         """Workloads for which something was asked."""
         return tuple(self._wishes)
 
+    def ending(self, wall_ns: int, now_ns: int) -> list[int]:
+        """Workloads of whose wishes something has ended."""
+        return [one for one, (wall, boot) in self._ends.items() if wall <= wall_ns or boot <= now_ns]
+
     def put(self, workload: int, wish: Wish) -> None:
         """Keeps a wish in place of what was asked before."""
         path = self._directory / f"{workload}.json"
         if wish.is_empty:
             self.drop(workload)
             return
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         write_whole(path, write_wish(wish).encode())
+        self._set(workload, wish)
+        self._unkept.pop(workload, None)
+
+    def hold(self, workload: int, wish: Wish) -> None:
+        """The same of what is so already, whether the disk takes it or not."""
+        try:
+            self.put(workload, wish)
+        except OSError as error:
+            self._set(workload, wish)
+            self._unkept[workload] = f"{wish.cgroup}: {error}; the next agent would not know what was changed"
+
+    def keep(self) -> None:
+        """Tries again to write what the disk did not take."""
+        for workload in list(self._unkept):
+            self.hold(workload, self._wishes[workload])
+
+    def _set(self, workload: int, wish: Wish) -> None:
         self._wishes[workload] = wish
+        self._ends.pop(workload, None)
+        ends = _first_ends(wish)
+        if ends != (_NEVER, _NEVER):
+            self._ends[workload] = ends
 
     def drop(self, workload: int) -> None:
         """The workload has gone."""
+        self._ends.pop(workload, None)
+        self._unkept.pop(workload, None)
         if self._wishes.pop(workload, None):
-            (self._directory / f"{workload}.json").unlink(missing_ok=True)
+            try:
+                (self._directory / f"{workload}.json").unlink(missing_ok=True)
+            except OSError as error:
+                self.complaints.append(
+                    f"{self._directory}: {error.strerror}; what was asked for {workload} stays there"
+                )
+
+
+def _set_aside(path: Path) -> str:
+    aside = path.with_suffix(".unreadable")
+    try:
+        path.replace(aside)
+    except OSError:  # it stays where it is, and is found again
+        return ""
+    return f": set aside as {aside.name}"
+
+
+def _first_ends(wish: Wish) -> tuple[int, int]:
+    """When the first thing of it ends, by the wall clock and by the boot clock."""
+    walls = [one.until_ns for one in wish.allowances]
+    if wish.registration and wish.registration.until_ns:
+        walls.append(wish.registration.until_ns)
+    boot = wish.override.until_ns if wish.override else 0
+    return min(walls, default=_NEVER), boot or _NEVER
 
 
 def write_wish(wish: Wish) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import logging
 import os
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from exeat.errors import ExeatError, PolicyError
 from exeat.settings import DEFAULT_FILE, Settings, read_settings
+
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,6 +34,7 @@ def act(options: argparse.Namespace) -> int:
         raise ExeatError("exeat agent needs root, to load programs into the kernel")
     settings = _settings(options.config)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="exeat: %(levelname)s: %(message)s")
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # a dozen threads would each have one, and a megabyte unused in it
     from exeat.agent.daemon import Daemon
 
     async def run() -> None:

@@ -72,14 +72,22 @@ def details(one: pb.Workload) -> list[str]:
         f"{traffic.error} denied by failures of exeat",
         "traffic": f"{size(traffic.bytes_out)} out in {traffic.packets_out} packets, "
         f"{size(traffic.bytes_in)} in, in {traffic.packets_in}",
+        **{f"limit {limit.name}": _limit(limit, now) for limit in one.limits},
         "kernel": f"table set {one.policy_id}; its gate listens in {several(one.gates, 'network namespace')}",
     }
-    lines = [f"{name:9} {plain(value)}" for name, value in facts.items()]
+    width = max(map(len, facts))
+    lines = [f"{name:{width}} {plain(value)}" for name, value in facts.items()]
     rows = [
         [rule.rule, rule.policy or f"allowance {rule.allowance}", _end(rule, now), rule.text, rule.reason]
         for rule in one.rules
     ]
     return [*lines, "", *table(("RULE", "FROM", "ENDS", "ALLOWS", "REASON"), rows)] if rows else [*lines, "", "no rule"]
+
+
+def _limit(limit: pb.LimitUse, now: float) -> str:
+    used, most = (size(limit.used), size(limit.max)) if limit.name == "bytes" else (str(limit.used), str(limit.max))
+    ends = f", anew {left(limit.ends, now)}" if limit.HasField("ends") else ""
+    return f"{used} of {most}{ends}; then {limit.then}"
 
 
 def _mode(one: pb.Workload, now: float) -> str:

@@ -64,6 +64,8 @@ def subject_of(record: Record) -> str:
         return f"socket option {record.detail & 0xFFFF} of {_LEVELS.get(level, level)}"
     if record.hook == "socket":
         return f"a socket of protocol {protocol_word(record.protocol)}"
+    if record.hook == "agent":
+        return f"policy {record.policy}"
     if record.hook == "query":
         return _question(record)
     where = f"{protocol_word(record.protocol)} {endpoint(record.address, record.port)}"

@@ -34,6 +34,7 @@ class Hook(IntEnum):
     HELLO = 5
     PACKET = 6
     QUERY = 7  # no program: the gate
+    AGENT = 8  # no program: the agent, about a policy
 
 
 class Outcome(IntEnum):

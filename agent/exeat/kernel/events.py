@@ -68,14 +68,11 @@ class EventRing:
         self._fd = fd
         self._size = data_size
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        # The kernel has the data twice in a row, for the event that runs over the end; a page of the second will do.
-        assert _HEADER + _EVENT.size <= page
-        self._producer = mmap.mmap(fd, page + data_size + page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._data = memoryview(self._producer)[page:]
+        self._producer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # Whole words: struct would read and write a position byte by byte, and the kernel could see half of a new one.
         self._consumed = memoryview(self._consumer).cast("Q")
-        self._produced = memoryview(self._producer)[:page].cast("Q")
-        self._lengths = self._data.cast("I")
+        self._produced = memoryview(self._producer).cast("Q")
+        self._pages: mmap.mmap | None = None  # of the data, while events come
 
     def fileno(self) -> int:
         """Readable when there is something to read."""
@@ -87,7 +84,27 @@ class EventRing:
 
     def drain(self) -> Iterator[Event]:
         """Every event that is complete by now, oldest first."""
-        data, lengths, mask = self._data, self._lengths, self._size - 1
+        if self._consumed[0] == self._produced[0]:
+            return
+        with memoryview(self._data()) as data, data.cast("I") as lengths:
+            yield from self._drained(data, lengths)
+
+    def rest(self) -> None:
+        """Nothing has come for a while: until something does, the ring's pages are no memory of this process."""
+        if self._pages:
+            self._pages.close()
+            self._pages = None
+
+    def _data(self) -> mmap.mmap:
+        if self._pages is None:
+            # The kernel has the data twice in a row, for the event that runs over the end: a page of it is enough.
+            page = mmap.PAGESIZE
+            assert _HEADER + _EVENT.size <= page
+            self._pages = mmap.mmap(self._fd, self._size + page, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * page)
+        return self._pages
+
+    def _drained(self, data: memoryview, lengths: memoryview) -> Iterator[Event]:
+        mask = self._size - 1
         make, unpack = Event._make, _EVENT.unpack_from
         position = self._consumed[0]
         while position < self._produced[0]:
@@ -102,7 +119,8 @@ class EventRing:
 
     def close(self) -> None:
         """Gives the pages back."""
-        for view in (self._lengths, self._data, self._consumed, self._produced):
+        self.rest()
+        for view in (self._consumed, self._produced):
             view.release()
         self._producer.close()
         self._consumer.close()

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from exeat.kernel.source import joined_source
 
 _ATTEMPTS = 100
 _BUILD = "build-"
+_ESSENTIAL = ("settings", "workloads", "policies", "networks", "ports", "hosts", "stamps", "names", "sockets", "events")
 
 
 def compile_and_pin(
@@ -109,7 +111,7 @@ class Instance:
                 if program.name == MESSAGE_PROGRAM:
                     libbpf.attach_program(fd, self.map("sockets"), program.attach_type)
             new.replace(directory / "programs" / program.name)
-            self._let_go(f"programs/{program.name}")
+            self._renew(f"programs/{program.name}")
         (directory / "incoming").rmdir()
         for mark in directory.glob(f"{_BUILD}*"):
             mark.rmdir()
@@ -122,6 +124,23 @@ class Instance:
         is_whole = all((links / program.name).exists() for program in PROGRAMS if program.is_linked)
         return marks[0] if is_whole and len(marks) == 1 else None
 
+    def is_whole(self, programs: Sequence[Program]) -> bool:
+        """Whether everything is pinned that can be looked for."""
+        parts = [f"programs/{program.name}" for program in programs] + [f"maps/{name}" for name in _ESSENTIAL]
+        return all((self.directory / part).exists() for part in parts)
+
+    def has_lost_maps(self) -> bool:
+        """Whether programs are attached whose maps cannot be opened any more: new maps would know nobody."""
+        links, maps = self.directory / "links", self.directory / "maps"
+        is_attached = links.is_dir() and any(links.iterdir())
+        return is_attached and not all((maps / name).exists() for name in _ESSENTIAL)
+
+    def set_aside(self) -> None:
+        """Makes room for an instance of the same name; what is attached enforces on, like one of another layout."""
+        aside = bpf_root() / "exeat" / f"v{LAYOUT}-{time.clock_gettime_ns(time.CLOCK_BOOTTIME)}"
+        aside.mkdir(mode=0o700)
+        self.directory.rename(aside / self.name)
+
     def hold(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Opens everything that is pinned, so that it lives as long as this process even if its pins are removed."""
         for entry in sorted((self.directory / "maps").iterdir()):
@@ -131,22 +150,25 @@ class Instance:
             if program.is_linked:
                 self._held(f"links/{program.name}")
 
-    def mend(self) -> list[str]:
-        """Pins again what somebody has unpinned of what is held; what that was."""
-        missing = [name for name in self._pins if not (self.directory / name).exists()]
+    def mend(self, build: str) -> list[str]:
+        """Pins again what somebody has unpinned of what is held; what that was. `build` is what is attached."""
+        missing = [name for name in list(self._pins) if not (self.directory / name).exists()]
         for name in missing:
             (self.directory / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             libbpf.pin(self._pins[name], str(self.directory / name))
-        if missing and not list(self.directory.glob(f"{_BUILD}*")):
-            (self.directory / f"{_BUILD}{own_build()}").mkdir(mode=0o700)
+        if not list(self.directory.glob(f"{_BUILD}*")):
+            (self.directory / f"{_BUILD}{build}").mkdir(mode=0o700)
         return missing
 
     def attach(self, cgroup: Path) -> None:
-        """Has every socket hook of a cgroup, and of all below it, run our programs. The backstop comes first."""
+        """Has every socket hook of a cgroup, and of all below it, run our programs. The backstop comes first.
+
+        What is attached already, by an agent that was killed meanwhile, stays: `load` has renewed it.
+        """
         target = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for program in PROGRAMS:
-                if not program.is_linked:
+                if not program.is_linked or (self.directory / "links" / program.name).exists():
                     continue
                 with opened(self.directory / "programs" / program.name) as fd:
                     link = libbpf.create_link(fd, target, program.attach_type)
@@ -170,10 +192,12 @@ class Instance:
             self._pins[name] = libbpf.open_pin(str(self.directory / name))
         return self._pins[name]
 
-    def _let_go(self, name: str) -> None:
-        fd = self._pins.pop(name, None)
-        if fd is not None:
-            os.close(fd)
+    def _renew(self, name: str) -> None:
+        """What is held becomes what is pinned now, under the same number: another thread may be about to use it."""
+        held = self._pins.get(name)
+        if held is not None:
+            with opened(self.directory / name) as fd:
+                os.dup2(fd, held, inheritable=False)
 
     def close(self) -> None:
         """Lets go of the file descriptors; what is pinned stays."""

@@ -55,6 +55,7 @@ class Reason(IntEnum):
     LIMIT_CONNECTIONS = 39
     LIMIT_DESTINATIONS = 40
     UNDECLARED = 41
+    ENDS_SOON = 42
     # The packet
     UNVERIFIED_DATA = 48
     FRAGMENT = 49
