@@ -15,11 +15,13 @@ from textwrap import fill
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from bed import Bed, Dns, Host, Tls, missing_capability, run_in  # noqa: E402  # found by the line above
+from agent_act import Act, open_act, play_act  # noqa: E402  # found by the line above, as is the bed
+
+from bed import Bed, Dns, Host, Tls, missing_capability, run_in  # noqa: E402
 
 POLICY = "packaging/demo/policy.yaml"
 EXEAT = (sys.executable, "-m", "exeat.cli.main")
-TIME_LIMIT_S = 58.0
+TIME_LIMIT_S = 110.0
 CURL = "curl -sS --stderr -"  # its error is written letter by letter: in the pipe of exeat's lines, the two would mix
 
 
@@ -67,13 +69,17 @@ def main() -> int:
     with Bed() as bed:
         cast = put_up(bed)
         show_policy(cast)
-        for number, step in enumerate(steps(cast), 1):
-            cast.reset()
-            output = play(bed, f"{number}. {step.title}", step)
-            print(f"    Received: {', '.join(received(cast))}.\n", flush=True)
-            for failure in failures(cast, step, output):
-                return complain(f"in step {number}, {failure}")
-    return 0
+        with open_act(bed) as act:
+            print("An agent is started: exeat agent. (Without one, exeat run loads programs for its command alone.)\n")
+            act.start()
+            for number, step in enumerate(steps(cast), 1):
+                cast.reset()
+                output = play(act, f"{number}. {step.title}", step)
+                print(f"    Received: {', '.join(received(cast))}.\n", flush=True)
+                for failure in failures(cast, step, output):
+                    return complain(f"in step {number}, {failure}")
+            failure = play_act(act, cast.shop, cast.thief, number + 1)
+    return complain(failure) if failure else 0
 
 
 def put_up(bed: Bed) -> Cast:
@@ -141,14 +147,14 @@ def steps(cast: Cast) -> Iterator[Step]:
     )
 
 
-def play(bed: Bed, title: str, step: Step) -> str:
+def play(act: Act, title: str, step: Step) -> str:
     """Runs the command under the policy, and shows what a person at the terminal types and sees."""
     is_shell = any(mark in step.command for mark in ";|")
     argv = ["sh", "-c", step.command] if is_shell else step.command.split()
     print(f"{fill(title, width=112, subsequent_indent='   ')}\n\n    $ exeat run --policy {POLICY} -- \\")
     print("        " + join(argv).replace("; ", f";\n{' ' * 15}"), flush=True)
     line = [*EXEAT, "run", "--policy", POLICY, "--", *argv]
-    ran = run_in(bed, line, env={"CURL_CA_BUNDLE": str(bed.authority.ca_file)}, timeout=TIME_LIMIT_S)
+    ran = run_in(act.bed, line, env=act.environment, timeout=TIME_LIMIT_S)
     output = ran.stdout + ran.stderr
     for told in output.splitlines():
         print(fill(told, width=112, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False))
