@@ -177,7 +177,7 @@ class Hub:
         for event in events:
             if event.verdict in _CUTTING:
                 self._attend(event)
-            yield tell(event, self._enforcer.paths, self._sets.namings)
+            yield tell(event, self._enforcer.paths, self._sets.namings.known)
 
     def _attend(self, event: Event) -> None:
         if event.reason == Reason.NO_GATE:

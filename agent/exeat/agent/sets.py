@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exeat.agent.namings import Namings
 from exeat.agent.shelf import write_whole
 from exeat.core.compile import compile_policy
 from exeat.core.compile_rules import until_ns
 from exeat.core.union import United
 from exeat.dns.gate import boot_ns as boot_now_ns
-from exeat.errors import KernelError
 from exeat.kernel.instance import Instance
 from exeat.kernel.tables import Tables, boot_ns
 from exeat.kernel.takeover import GrantLeft
@@ -20,7 +20,6 @@ from exeat.ledger import Ledger
 
 _GRACE_NS = 5 * 10**9  # events and packets under way may still name it
 _CLOCK_STEP_NS = 10**9  # when the wall clock is set, the ends of rules are reckoned anew
-_NAMINGS_MAX = 4096  # policies that have gone, of which a late event may speak
 
 
 @dataclass(slots=True)
@@ -45,16 +44,15 @@ class Sets:
     """Makes them, shares them, collects them. Remembers on disk which is which, for the agent after this one."""
 
     def __init__(self, instance: Instance, tables: Tables, memory: Path) -> None:
-        self.namings: dict[int, Naming] = {}
+        self.namings = Namings(memory.with_name("names"))
         self.complaint = ""
         self._instance = instance
         self._tables = tables
         self._memory = memory
         self._sets: dict[str, TableSetInKernel] = {}
         self._left: dict[str, int] = {}  # policy ids of an agent before this one, by key
-        self._unclaimed: dict[
-            int, int
-        ] = {}  # policy ids in the kernel that are none of these; since when (0: just seen)
+        # Policy ids in the kernel that are none of these, and since when they are known to be; 0: just seen.
+        self._unclaimed: dict[int, int] = {}
         self._grants_left: dict[int, list[GrantLeft]] = {}
         self._is_remembered = True
 
@@ -62,6 +60,7 @@ class Sets:
         """Learns what is in the kernel already."""
         self._grants_left = grants
         self._unclaimed = dict.fromkeys(policies, 0)
+        self.namings.recall(policies)
         pairs = self._recall()
         self._left = {key: policy_id for key, policy_id in pairs.items() if policy_id in policies}
         if pairs and not policies:  # of programs that have gone: the new ones count from the start again
@@ -105,6 +104,8 @@ class Sets:
         gone += self._collect_unclaimed(now_ns, bound)
         if gone:
             self._is_remembered = False
+        for policy_id in gone:
+            self.namings.drop(policy_id)
         return gone
 
     def _collect_unclaimed(self, now_ns: int, bound: set[int]) -> list[int]:
@@ -124,9 +125,10 @@ class Sets:
         """For the agent after this one, if there is news. Without it, that one makes all sets anew."""
         if self._is_remembered:
             return
-        self._is_remembered = True  # what the disk does not take now is not tried until there is news
+        self.namings.write()
         known = {one.key: one.policy_id for one in self._sets.values()}
         write_whole(self._memory, json.dumps({"clock": _clock_offset_ns(), "sets": known}).encode())
+        self._is_remembered = True
 
     def _recall(self) -> dict[str, int]:
         """What the agent before this one remembered; nothing if that is no use: then all are made anew."""
@@ -147,22 +149,14 @@ class Sets:
         if policy_id is None:
             policy_id = self._tables.add(table_set)
         self._unclaimed.pop(policy_id, None)
-        self._name(policy_id, Naming(table_set.policy_name, table_set.rule_names))
+        in_use = {one.policy_id for one in self._sets.values()}
+        self.namings.add(policy_id, Naming(table_set.policy_name, table_set.rule_names), in_use)
         ledger = Ledger(self._instance, policy_id, table_set, united.policy.dns)
         if not is_new:
             ledger.restore(self.grants_under(policy_id), boot_now_ns())
         ends = {end for end in (united.policy.expires, *(rule.expires for rule in united.policy.rules)) if end}
         entries = {"networks": len(table_set.networks), "ports": len(table_set.ports), "hosts": len(table_set.hosts)}
         return TableSetInKernel(key, united, ledger, sorted(boot_ns(until_ns(end)) for end in ends), entries)
-
-    def _name(self, policy_id: int, naming: Naming) -> None:
-        self.namings[policy_id] = naming
-        while len(self.namings) > _NAMINGS_MAX + len(self._sets):
-            in_use = {one.policy_id for one in self._sets.values()}
-            oldest = next((one for one in self.namings if one not in in_use), None)
-            if oldest is None:
-                raise KernelError("more policies than names for them")
-            del self.namings[oldest]
 
 
 def _clock_offset_ns() -> int:
