@@ -170,7 +170,12 @@ def remove_cgroup(cgroup: Path) -> None:
     """Ends what lives in it, then removes it and what is below."""
     (cgroup / "cgroup.kill").write_text("1")
     for below in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
-        below.rmdir()
+        _remove_soon(below)
+    _remove_soon(cgroup)
+
+
+def _remove_soon(cgroup: Path) -> None:
+    """What was killed takes a moment to be gone."""
     for _ in range(200):
         try:
             cgroup.rmdir()

@@ -133,8 +133,8 @@ class Census:
         if self.directory(path).exists():  # made anew meanwhile
             self._enter(path, news, set())
             return
-        for gone in [one for one in self._ids if one == path or one.startswith(path + "/")]:
-            self._forget(gone, news)
+        if path in self._ids:  # what was below it went before, and was told of as well
+            self._forget(path, news)
 
     def _forget(self, path: str, news: News) -> None:
         cgroup = self._ids.pop(path)

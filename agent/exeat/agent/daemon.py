@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from exeat.agent.arrivals import Arrivals
 from exeat.agent.census import Census
 from exeat.agent.enforcer import Enforcer
 from exeat.agent.host import Host
@@ -120,6 +121,7 @@ class Daemon:
         self._clock = _Clock(time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._hub: Hub | None = None
         self._stop = asyncio.Event()
+        self._arrivals = Arrivals(self._host, self._look_all)
         self._removing = asyncio.Lock()
         self._told_endings: dict[str, int] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -308,9 +310,8 @@ class Daemon:
 
     def _cgroups_changed(self) -> None:
         news = self._census.read()
-        changed = self._host.take(news)
-        peopled = {cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None}
-        self._look_all({*changed, *peopled})
+        self._arrivals.take(news)
+        self._look_all({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
 
     def _look_all(self, workloads: Iterable[int]) -> None:
         for workload in list(workloads):

@@ -70,14 +70,17 @@ class Host:
         return tuple(workload for workload in workloads if self._settle(workload))
 
     def take(self, news: News) -> tuple[int, ...]:
-        """Cgroups came and went."""
-        for workload, bound in list(self.enforcer.bound.items()):
-            if bound.path in news.went and self.census.id_of(bound.path) != workload:
-                self.forget(workload)
+        """Cgroups came and went; the workloads that this changed."""
+        return self.settle(self.concerned(news))
+
+    def concerned(self, news: News) -> list[int]:
+        """Which must be settled: workloads that have gone, and cgroups that have come."""
+        bound = list(self.enforcer.bound.values()) if news.went else ()
+        gone = [one.id for one in bound if one.path in news.went and self.census.id_of(one.path) != one.id]
         for workload in [one for one in self.failures if self.census.path_of(one) is None]:
             del self.failures[workload]
         came = (self.census.id_of(path) for path in news.came)
-        return self.settle([cgroup for cgroup in came if cgroup is not None])
+        return [*gone, *(cgroup for cgroup in came if cgroup is not None)]
 
     def forget(self, workload: int) -> None:
         """Its cgroup has gone."""
@@ -163,6 +166,10 @@ class Host:
         return True
 
     def _settle(self, workload: int) -> bool:
+        if self.census.path_of(workload) is None:
+            if workload in self.enforcer.bound or workload in self.wishes.ids():
+                self.forget(workload)
+            return False
         self._heed_kernel(workload)
         try:
             return self._put(workload)

@@ -207,7 +207,6 @@ class AgentOperations:
             raise _invalid("say which cgroup, by its path below the cgroup2 mount from a slash on, or by a process")
         if path == "/":
             raise Refused(StatusWord.PRECONDITION, "the root cgroup is the host: name one below it")
-        self._agent.host.take(census.read())
         self._agent.host.take(census.find(path))
         workload = census.id_of(path)
         if workload is None:

@@ -5,6 +5,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def act(options: argparse.Namespace) -> int:
     """Runs it until a signal ends it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon reads its policies
     if os.geteuid() != 0:
         raise ExeatError("exeat agent needs root, to load programs into the kernel")
     settings = _settings(options.config)

@@ -1,0 +1,177 @@
+"""A newer agent takes over: other programs under the same links, or maps of another layout beside the old ones."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.agent_builds import as_it_is, changed_layout, changed_programs
+from e2e.agent_stage import INSTANCE, AgentStage, open_agent_stage, say
+from e2e.agent_traffic import Traffic, all_was_allowed, everywhere, start_traffic
+from exeat.kernel.abi import LAYOUT
+from exeat.kernel.filesystems import bpf_root
+from exeat.kernel.instance import Instance, opened
+
+HOME = bpf_root() / "exeat"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[AgentStage]:
+    """A workload under a policy, and an agent of this build in control."""
+    with open_agent_stage() as stage:
+        stage.write("coder", stage.policy("coder", stage.rules(stage.shop) + stage.names("a.shop.test")))
+        stage.cgroup("coder-1")
+        stage.environment = as_it_is(tmp_path / "one")
+        stage.start()
+        yield stage
+
+
+def test_changed_programs_take_over_with_no_gap(stage: AgentStage, tmp_path: Path) -> None:
+    """Every program is another one afterwards, status shows both until then, no connection breaks, nothing leaks."""
+    before, first = programs(), stage.json("status")
+    assert first["programs"] == first["own_programs"]
+    holder, hammer = traffic(stage)
+    stage.kill()
+    stage.environment = changed_programs(tmp_path / "other")
+    stage.start(wait=False)
+    stage.wait_until(lambda: bool(status_of(stage)), 30)
+    both = status_of(stage)
+    assert both["own_programs"] != first["programs"]
+    stage.wait_until(lambda: stage.json("status")["programs"] == both["own_programs"], 30)
+    assert both["programs"] == first["programs"], "the upgrade was done before anybody could ask"
+    after = programs()
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    nothing_broke_or_leaked(stage, holder, hammer)
+    assert stage.json("status").get("complaints", []) == []
+
+
+@pytest.mark.parametrize("after", ["half of the links", "all links", "no mark"])
+def test_an_upgrade_that_was_killed_is_completed_by_the_next(stage: AgentStage, tmp_path: Path, after: str) -> None:
+    """Wherever it stopped: the kernel has programs of both builds then, and both judge alike."""
+    holder, hammer = traffic(stage)
+    stage.environment = changed_programs(tmp_path / "other")
+    stage.kill()
+    old = programs()
+    stage.start(wait=False)
+    incoming = Instance(INSTANCE).directory / "incoming"
+    stage.wait_until(incoming.exists, 30)
+    wanted = {"half of the links": len(old) // 2, "all links": len(old) - 1, "no mark": len(old)}[after]
+    deadline = time.monotonic() + 30
+    while len({name for name, one in programs().items() if one != old[name]}) < wanted and incoming.exists():
+        assert time.monotonic() < deadline
+    stage.kill()
+    if after == "no mark":
+        for mark in Instance(INSTANCE).directory.glob("build-*"):
+            mark.rmdir()
+    stage.start()
+    stage.wait_until(lambda: is_current(stage), 30)
+    assert not set(programs().values()) & set(old.values())
+    assert not incoming.exists()
+    nothing_broke_or_leaked(stage, holder, hammer)
+
+
+def test_another_layout_takes_over_and_only_then_the_old_one_goes(stage: AgentStage, tmp_path: Path) -> None:
+    """Two sets of programs judge for a moment; plain connections go on, and nothing is judged by nobody.
+
+    A connection by a name is ended, and told so: that its name was allowed stands in the old maps only.
+    """
+    holder, hammer = traffic(stage, name="")
+    where = everywhere(stage.shop, stage.evil, name="a.shop.test")
+    named = start_traffic(stage.bed, stage.top / "coder-1", "hold", where)
+    named.wait_until_up()
+    stage.environment = changed_layout(tmp_path / "other")
+    stage.kill()
+    stage.start()
+    old = HOME / f"v{LAYOUT}" / INSTANCE
+    stage.wait_until(lambda: not old.exists(), 30)
+    assert (HOME / f"v{LAYOUT + 1}" / INSTANCE / "links").is_dir()
+    nothing_broke_or_leaked(stage, holder, hammer)
+    assert "timed out" not in "".join(named.finish()["failures"] or ["timed out"])
+    cgroup = stage.top / "coder-1"
+    assert stage.run(lambda: say(stage.evil.address4), cgroup) == "EPERM"
+    assert stage.run(lambda: say(stage.shop.address4), cgroup) == "hello"
+
+
+def test_a_change_of_layout_that_was_killed_is_completed_by_the_next(stage: AgentStage, tmp_path: Path) -> None:
+    """At any moment of it the old programs enforce, or the new ones, or both."""
+    holder, hammer = traffic(stage, name="")
+    stage.environment = changed_layout(tmp_path / "other")
+    stage.kill()
+    new = HOME / f"v{LAYOUT + 1}" / INSTANCE / "links"
+    stage.start(wait=False)
+    stage.wait_until(lambda: new.is_dir() and len(os.listdir(new)) > 3, 30)
+    stage.kill()
+    assert (HOME / f"v{LAYOUT}" / INSTANCE / "links" / "on_packet_out").exists()
+    stage.start(wait=False)
+    stage.wait_until(lambda: len(os.listdir(new)) > 12, 30)  # all of them, perhaps with no workload yet
+    stage.kill()
+    stage.start()
+    stage.wait_until(lambda: not (HOME / f"v{LAYOUT}" / INSTANCE).exists(), 30)
+    nothing_broke_or_leaked(stage, holder, hammer)
+
+
+def test_the_old_layout_stays_while_it_is_unknown_whom_it_judges(stage: AgentStage, tmp_path: Path) -> None:
+    """A registration that cannot be read: its workload is under the old programs until somebody mends that."""
+    policy = tmp_path / "own.yaml"
+    policy.write_text(stage.policy("own", stage.rules(stage.shop), subject="/nowhere"))
+    (stage.top / "coder-1").rmdir()
+    (stage.directory / "policies.d" / "coder.yaml").unlink()
+    cgroup = stage.cgroup("mine")
+    stage.exeat("register", "mine", "--cgroup", stage.path(cgroup), "--policy-file", str(policy))
+    stage.kill()
+    for kept in (stage.directory / "run" / "state" / "workloads").glob("*.json"):
+        kept.write_text("{")
+    stage.environment = changed_layout(tmp_path / "other")
+    stage.start()
+    time.sleep(6)  # the agent looks again every five seconds
+    assert any("older programs enforce on" in one for one in stage.json("status")["complaints"])
+    assert stage.run(lambda: say(stage.evil.address4), cgroup) == "EPERM"
+    assert stage.run(lambda: say(stage.shop.address4), cgroup) == "hello"
+    assert stage.evil.count().connections == 0
+
+
+def traffic(stage: AgentStage, name: str = "a.shop.test") -> tuple[Traffic, Traffic]:
+    """Connections that must not break, and one who tries what is denied."""
+    cgroup = stage.top / "coder-1"
+    where = everywhere(stage.shop, stage.evil, name=name)
+    both = start_traffic(stage.bed, cgroup, "hold", where), start_traffic(stage.bed, cgroup, "hammer", where)
+    for one in both:
+        one.wait_until_up()
+    return both
+
+
+def nothing_broke_or_leaked(stage: AgentStage, holder: Traffic, hammer: Traffic) -> None:
+    """By what the clients and the hosts say."""
+    held, told = holder.finish(), hammer.finish()
+    assert held["failures"] == []
+    assert held["plain"] > 20
+    assert stage.evil.count().is_untouched, told
+    assert "a.evil.test" not in stage.shop.count().sni
+    assert told["connect PermissionError"] > 3
+    assert all_was_allowed(told) or held["tls"] == 0  # names were resolved under the old layout only
+
+
+def programs() -> dict[str, int]:
+    """The id of the program under each link, as the kernel tells it."""
+    found = {}
+    for path in (Instance(INSTANCE).directory / "links").iterdir():
+        with opened(path) as fd:
+            fields = dict(line.split() for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+        found[path.name] = int(fields["prog_id:"])
+    return found
+
+
+def status_of(stage: AgentStage) -> dict[str, Any]:
+    """What the agent says, if it can be asked."""
+    finished = stage.exeat("status", "-o", "json", check=False)
+    return stage.json("status") if finished.returncode in (0, 1) else {}
+
+
+def is_current(stage: AgentStage) -> bool:
+    """Whether the agent's own programs are in the kernel."""
+    status = stage.json("status")
+    return bool(status["programs"] == status["own_programs"])
