@@ -55,6 +55,7 @@ fuzz: setup ## made-up hellos, DNS messages, API requests and logs, SECONDS_TO_R
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_dns.py $${SECONDS_TO_RUN:-60}
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_api.py $${SECONDS_TO_RUN:-60}
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_audit.py $${SECONDS_TO_RUN:-60}
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_state.py $${SECONDS_TO_RUN:-60}
 
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/vm/requirements.lock

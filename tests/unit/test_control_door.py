@@ -153,7 +153,7 @@ def test_a_stranger_who_talks_nonsense_is_hung_up_on(running: Running, path: Pat
         "import os,socket,sys,time; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "s=socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1]); t=time.monotonic()\n"
         "try:\n s.sendall(sys.stdin.buffer.read())\n while s.recv(4096): pass\n"
-        "except ConnectionError: pass\n"
+        "except ConnectionError as gone: print(gone, file=sys.stderr)\n"
         "print(time.monotonic()-t)"
     )
     done = subprocess.run(

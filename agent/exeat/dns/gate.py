@@ -17,6 +17,7 @@ from exeat.dns.answers import Answer, make_answer
 from exeat.dns.cache import Cache
 from exeat.dns.desk import Decision, Desk, Then
 from exeat.dns.listeners import Listeners
+from exeat.dns.places import Places
 from exeat.dns.records import Kind, Query, Rcode, Record, Reply
 from exeat.dns.tcp import TcpClients
 from exeat.dns.tellings import Asked, Tellings
@@ -65,15 +66,6 @@ class _Pending:
         return replace(self, asked=replace(self.asked, **changes))
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where it listens."""
-
-    listeners: Listeners
-    servers: list[asyncio.Task[asyncio.Server]]
-    lost: int = 0
-
-
 class Gate:
     """For one workload. `grant` hears of every address that is told, and returns those that it could not open."""
 
@@ -94,8 +86,8 @@ class Gate:
         self._again = Again(self._tellings.note)
         self._waiting = 0
         self._is_closing = False
-        self._places: dict[int, _Place] = {}  # by network namespace
         self._clients = TcpClients(self._answer_stream)
+        self._places = Places(self._read_datagrams, self._clients, self._note_lost)
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -104,38 +96,21 @@ class Gate:
 
     def listen(self, listeners: Listeners) -> None:
         """Begins to answer there; it may listen in several network namespaces."""
-        loop = asyncio.get_running_loop()
-        place = _Place(listeners, [loop.create_task(self._clients.listen(one)) for one in listeners.tcp])
-        self._places[listeners.network] = place
-        for one in listeners.udp:
-            loop.add_reader(one, self._read_datagrams, one)
+        self._places.listen(listeners)
 
     def leave(self, network: int) -> None:
-        """Answers no more in a namespace; its sockets are closed. TCP connections there end by themselves."""
-        place = self._places.pop(network, None)
-        if place is None:
-            return
-        loop = asyncio.get_running_loop()
-        for one in place.listeners.udp:
-            loop.remove_reader(one)
-            while self._read_datagrams(one):  # whoever asked has gone; what it asked is counted all the same
-                continue
-        for listening in place.servers:
-            _close_server(listening)
-        self._note_lost(place, boot_ns())
-        place.listeners.close()
+        """Answers no more in a namespace."""
+        self._places.leave(network)
 
     def tick(self, now_ns: int) -> None:
         """Once a second: tells what was held back."""
-        for place in self._places.values():
-            self._note_lost(place, now_ns)
+        self._places.tick()
         self._again.fold(now_ns)
         self._tellings.tell_due(now_ns)
 
     def close(self) -> None:
         """Answers nobody any more."""
-        for network in list(self._places):
-            self.leave(network)
+        self._places.leave_all()
         self._clients.close()
         self._is_closing = True
         self._upstream.close()
@@ -157,13 +132,10 @@ class Gate:
         """No answer about these names is given again unasked: what it led to was taken back."""
         self._again.fold(boot_ns(), names)
 
-    def _note_lost(self, place: "_Place", now_ns: int) -> None:
-        """Questions for which the kernel had no room in the listeners' queues."""
-        lost = place.listeners.lost()
-        if lost > place.lost:
-            count, place.lost = lost - place.lost, lost
-            asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, _PROTOCOL_UDP, 0, 0, count=count)
-            self._tellings.note(asked, now_ns)
+    def _note_lost(self, count: int) -> None:
+        """Questions for which the kernel had no room in a listener's queue."""
+        asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, _PROTOCOL_UDP, 0, 0, count=count)
+        self._tellings.note(asked, boot_ns())
 
     def _read_datagrams(self, listener: socket.socket) -> bool:
         """Answers what is there, or a burst of it; whether there may be more."""
@@ -302,13 +274,6 @@ class Gate:
 
     def _explain(self, reason: Reason) -> str:
         return f"exeat: {STORIES[reason]} [{reason.word}; policy {self._desk.policy_name}]"
-
-
-def _close_server(listening: "asyncio.Task[asyncio.Server]") -> None:
-    if not listening.done():
-        listening.cancel()
-    elif not listening.cancelled() and not listening.exception():
-        listening.result().close()
 
 
 def _send(send: Callable[..., int], answer: bytes, peer: tuple[object, ...]) -> None:

@@ -15,7 +15,7 @@ SELF_DELETED, IGNORED, OVERFLOWN = 0x400, 0x8000, 0x4000
 _ONLY_DIRECTORIES = 0x01000000
 _IS_DIRECTORY = 0x40000000
 _HEADER = struct.Struct("=iIII")
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 12  # some hundred at a time: what else the loop has to do comes in between
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,168 @@
+"""The census of cgroups, on a real hierarchy: who came, who went, who was made anew. Needs root and a cgroup2 mount."""
+
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exeat.agent.census import Census, News
+from exeat.kernel.filesystems import mount_point
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A cgroup for the test, removed with all below it."""
+    mount = mount_point("cgroup2")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("cgroups are made by root, below a cgroup2 mount")
+    top = Path(mount) / f"exeat-census-{os.getpid()}"
+    top.mkdir()
+    yield top
+    for directory, _, _ in os.walk(top, topdown=False):
+        os.rmdir(directory)
+
+
+@pytest.fixture
+def census(top: Path) -> Iterator[Census]:
+    """Of the whole host, looked at once."""
+    census = Census(top.parent)
+    census.look()
+    yield census
+    census.close()
+
+
+def all_news(census: Census) -> News:
+    """Everything that is to be read."""
+    whole = News()
+    while any((one := census.read(), one.came or one.went or one.peopled)[1:]):
+        whole.came |= one.came
+        whole.went |= one.went
+        whole.peopled |= one.peopled
+    return whole
+
+
+def tree(top: Path) -> dict[str, int]:
+    """As the file system has it."""
+    mount = top.parent
+    return {
+        f"/{Path(directory).relative_to(mount)}": os.stat(directory).st_ino for directory, _, _ in os.walk(top)
+    }  # fmt: skip
+
+
+def known(census: Census, top: Path) -> dict[str, int | None]:
+    """As the census has it."""
+    return {path: census.id_of(path) for path in census.paths() if path.startswith(f"/{top.name}")}
+
+
+def test_who_comes_and_who_goes_is_told_once(census: Census, top: Path) -> None:
+    """With the kernel's id, by which it is found as well."""
+    (top / "one").mkdir()
+    news = all_news(census)
+    path = f"/{top.name}/one"
+    assert (path in news.came, path in news.went) == (True, False)
+    cgroup = census.id_of(path)
+    assert cgroup == (top / "one").stat().st_ino
+    assert census.path_of(cgroup) == path
+    (top / "one").rmdir()
+    news = all_news(census)
+    assert (path in news.came, path in news.went) == (False, True)
+    assert (census.id_of(path), census.path_of(cgroup)) == (None, None)
+
+
+def test_what_is_made_below_before_the_watch_is_found(census: Census, top: Path) -> None:
+    """A whole branch at once, as systemd makes it."""
+    (top / "a" / "b" / "c").mkdir(parents=True)
+    all_news(census)
+    assert known(census, top) == tree(top)
+
+
+def test_a_cgroup_made_anew_under_its_name_has_gone_and_come(census: Census, top: Path) -> None:
+    """Another id is another workload."""
+    path = f"/{top.name}/one"
+    (top / "one").mkdir()
+    all_news(census)
+    before = census.id_of(path)
+    (top / "one").rmdir()
+    (top / "one").mkdir()
+    news = all_news(census)
+    assert path in news.came
+    assert path in news.went
+    assert census.id_of(path) not in (before, None)
+    assert census.path_of(before or 0) is None
+
+
+def test_processes_that_come_are_told_of_where_somebody_attends(census: Census, top: Path) -> None:
+    """And their ids are found, also of those below."""
+    for name in ("one", "two"):
+        (top / name / "below").mkdir(parents=True)
+    all_news(census)
+    census.attend(f"/{top.name}/one")
+    child = os.fork()
+    if child == 0:
+        for name in ("two", "one"):
+            (top / name / "below" / "cgroup.procs").write_text("0")
+        os.pause() if hasattr(os, "pause") else __import__("signal").pause()
+    try:
+        told: set[str] = set()
+        for _ in range(1000):
+            told |= census.read().peopled
+            if child in census.pids(f"/{top.name}/one") and told:
+                break
+            __import__("time").sleep(0.005)
+        assert told == {f"/{top.name}/one"}
+        assert list(census.pids(f"/{top.name}/one")) == [child]
+        assert list(census.pids(f"/{top.name}/two")) == []
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        while list(census.pids(f"/{top.name}")):
+            pass
+
+
+def test_one_cgroup_is_found_before_what_changed_is_read(census: Census, top: Path) -> None:
+    """Whatever else waits; nothing outside of the hierarchy is."""
+    (top / "one").mkdir()
+    assert census.find(f"/{top.name}/one").came == {f"/{top.name}/one"}
+    (top / "one").rmdir()
+    assert census.find(f"/{top.name}/one").went == {f"/{top.name}/one"}
+    for odd in (f"/{top.name}/../../../etc", f"/{top.name}//", f"/{top.name}/.", "/.."):
+        assert not census.find(odd).came
+        assert census.id_of(odd) is None
+
+
+def _storm(top: Path, seed: int, count: int) -> None:
+    dice = random.Random(seed)
+    for number in range(count):
+        place = top / f"{seed}-{dice.randrange(5)}"
+        below = place / "below"
+        if place.exists():
+            for one in (below, place):
+                if one.exists():
+                    one.rmdir()
+        else:
+            below.mkdir(parents=True)
+        if number == count - 1:
+            (top / f"{seed}-last").mkdir()
+
+
+def test_after_a_storm_the_census_is_the_tree(census: Census, top: Path) -> None:
+    """Four processes make and remove cgroups while it reads, and while it does not: also when inotify loses some."""
+    for is_reading in (True, False):
+        processes = [multiprocessing.Process(target=_storm, args=(top, seed, 500)) for seed in range(4)]
+        for process in processes:
+            process.start()
+        while is_reading and any(process.is_alive() for process in processes):
+            census.read()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        all_news(census)
+        assert known(census, top) == tree(top)
+        for directory, _, _ in os.walk(top, topdown=False):
+            if directory != str(top):
+                os.rmdir(directory)
+        all_news(census)
+        assert known(census, top) == tree(top)
