@@ -101,6 +101,22 @@ class Host:
             self.wishes.hold(workload, before)
             raise
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every workload is under what it should be under."""
+        return self.is_known and not self.failures
+
+    def release_left(self) -> None:
+        """What an agent before this one judged and nobody wants any more. Where that cannot be known, it stays."""
+        for workload in list(self.enforcer.left):
+            is_wanted = workload in self.failures or not self.is_known
+            if self.census.path_of(workload) is None or not is_wanted:
+                self.enforcer.release(workload)
+
+    def sentence(self) -> str:
+        """How much there is, for the journal."""
+        return f"{len(self.enforcer.bound)} workloads, {len(self.shelf.in_force)} policies"
+
     def registration(self, workload: int) -> Registration | None:
         """How it was registered, if it was."""
         return self.wishes.of(workload, "").registration

@@ -35,6 +35,13 @@ class Story:
     notes: dict[str, str] = field(default_factory=dict)  # complaints, each under a word of its own
     is_ready: bool = False
 
+    def note(self, word: str, complaint: str) -> None:
+        """A complaint, or none any more."""
+        if complaint:
+            self.notes[word] = complaint
+        else:
+            self.notes.pop(word, None)
+
     def __post_init__(self) -> None:
         self.started_ns = self.started_boot_ns - boot_ns() + time.time_ns()
 
