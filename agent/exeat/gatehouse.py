@@ -3,15 +3,14 @@
 A gate is made when the first question comes: most workloads of a large host ask none for hours.
 """
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from exeat.core.grants import Change
 from exeat.dns.desk import Decision, Desk
 from exeat.dns.gate import Gate, boot_ns
+from exeat.dns.keeping import Keeping, NothingKept
 from exeat.dns.listeners import Listeners, inside, listeners_of, network_cookie, open_listeners
 from exeat.dns.tellings import Asked
 from exeat.dns.upstream import Upstream
@@ -31,30 +30,6 @@ _NAMES_MAX = 64  # of one address
 _NOBODY = Process(0, "", 0)
 
 
-class Keeping(Protocol):
-    """Somebody who holds listeners while no agent runs, so that questions wait in their queues."""
-
-    def take(self, workload: int, network: int) -> Sequence[socket.socket]:
-        """Those that were kept, once; none if there are none."""
-
-    def keep(self, workload: int, listeners: Listeners) -> None:
-        """From now on they are kept."""
-
-    def drop(self, workload: int, network: int) -> None:
-        """And now no more."""
-
-
-class _NothingKept:
-    def take(self, workload: int, network: int) -> Sequence[socket.socket]:
-        return ()
-
-    def keep(self, workload: int, listeners: Listeners) -> None:
-        return
-
-    def drop(self, workload: int, network: int) -> None:
-        return
-
-
 class Gatehouse:
     """One workload's gate, from its making to close()."""
 
@@ -68,7 +43,9 @@ class Gatehouse:
         take: Callable[[Record], None],
         mode: Mode | None = None,
         keeping: Keeping | None = None,
+        timed: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._timed = timed
         self.workload = workload
         self._thread = thread
         self._path = path
@@ -76,7 +53,7 @@ class Gatehouse:
         self._host_servers = host_servers
         self._take = take
         self._mode = mode  # in place of the policy's own
-        self._keeping = keeping or _NothingKept()
+        self._keeping = keeping or NothingKept()
         self._gates = GateTables(ledger.instance, workload)
         self._desk = self._new_desk()
         self._answered: dict[bytes, set[str]] = {}
@@ -224,7 +201,9 @@ class Gatehouse:
         for listeners in self._listeners.values():
             self._ignore(listeners)
         if self._gate is None:
-            self._gate = Gate(self._desk, self._upstream(), self._ledger.dns.min_grant_s, self._grant, self._tell)
+            self._gate = Gate(
+                self._desk, self._upstream(), self._ledger.dns.min_grant_s, self._grant, self._tell, self._timed
+            )
         for listeners in self._listeners.values():
             self._gate.listen(listeners)
 

@@ -109,6 +109,49 @@ MUTATIONS = {
         "find_standing: quarantine is a mode like any other",
         (("  if (ret->mode == MODE_QUARANTINE)\n", "  if (0)\n"),),
     ),
+    "closed ports": Mutation(
+        "refuse_port: ports on which names are resolved are ports like any other",
+        (("  switch (bpf_ntohs(flow->port)) {\n  case 53:", "  switch (0) {\n  case 53:"),),
+    ),
+    "question": Mutation(
+        "is_question: what goes to port 53 goes where the program says",
+        (("  return flow->port == bpf_htons(53) && (", "  return 0 && ("),),
+    ),
+    "device": Mutation(
+        "on_packet_out: what is for loopback may leave by any device",
+        (("  if (skb->ifindex != LOOPBACK_INDEX && is_loopback(packet.flow.address))\n", "  if (0)\n"),),
+    ),
+    "gate port": Mutation(
+        "send_to_gate: whoever has the gate's port is the gate",
+        (("  if (loopback_owner(ctx, flow, standing->workload) != OWNER_GATE) {", "  if (0) {"),),
+    ),
+    "gates": Mutation(
+        "judge_loopback and judge_packet: another's gate is a service like any other",
+        (
+            ("  case OWNER_GATE:\n    return deny(ret, GATE_NOT_OWN);", "  case OWNER_GATE:\n    return;"),
+            ("    if (owner == OWNER_GATE && !is_gate) {", "    if (0) {"),
+        ),
+    ),
+    "ungranted": Mutation(
+        "judge_granted: an address that no name was resolved to is open",
+        (("  if (!address) {\n", "  if (!address) {\n    ret->outcome = ALLOW;\n"),),
+    ),
+    "grant end": Mutation(
+        "judge_granted: an address stays open when its grant is over",
+        (("    if (now_ns >= slot->until_ns && !is_established) {", "    if (0) {"),),
+    ),
+    "limit": Mutation(
+        "is_beyond: one more than the limit",
+        (("  return ((limit->max - count - amount) >> 63)", "  return ((limit->max + 1 - count - amount) >> 63)"),),
+    ),
+    "closing": Mutation(
+        "quarantine: the workload's entry is left as it is",
+        (("  if (!bound)\n    return;\n  closed.policy_id", "  if (1)\n    return;\n  closed.policy_id"),),
+    ),
+    "undeclared": Mutation(
+        "judge_undeclared: a destination that no rule names is denied, and that is all",
+        (("  if (!standing->quarantines_undeclared || ", "  if (1 || "),),
+    ),
     "icmp": Mutation(
         "judge_packet: where an icmp rule opens one network, any address may be pinged",
         (

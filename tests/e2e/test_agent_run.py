@@ -37,7 +37,7 @@ def stage() -> Iterator[AgentStage]:
 
 def run(stage: AgentStage, *argv: str, options: tuple[str, ...] = ()) -> Finished:
     """`exeat run` to its end."""
-    line = ["env", "-uGRPC_VERBOSITY", *EXEAT, "run", "--policy", str(stage.directory / "run.yaml")]  # ours, as a client
+    line = ["env", "-uGRPC_VERBOSITY", *EXEAT, "run", "--policy", str(stage.directory / "run.yaml")]
     line += [*options, "--", *argv]
     return run_in(stage.bed, line, env={"EXEAT_SOCKET": str(stage.socket)}, timeout=60)
 

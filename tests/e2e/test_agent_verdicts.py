@@ -39,7 +39,7 @@ address, first, count, every = sys.argv[1], *map(int, sys.argv[2:])
 for number in range(count):
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         try: sock.connect((address, first + number % 50000))
-        except PermissionError: pass
+        except PermissionError: denied = True
     if number % every == 0: time.sleep(0.005)
 """
 

@@ -13,9 +13,10 @@ import pytest
 
 from bed import Bed, Host, Sniffer
 from e2e.escape_ways import Scene
-from e2e.escape_ways_of_state import JUDGEMENTS, WAYS
+from e2e.escape_ways_of_state import JUDGEMENTS
 from e2e.guard import Guard
 from e2e.mutants import MUTATIONS, MutantGuard
+from e2e.mutants_gate import DOORS, GATES, WAYS
 
 # Each row is one instance: the defences it lacks.
 INSTANCES: tuple[tuple[str, ...], ...] = (
@@ -24,6 +25,8 @@ INSTANCES: tuple[tuple[str, ...], ...] = (
     ("options",),
     JUDGEMENTS,
     ("address",),
+    DOORS,
+    GATES,
 )
 
 

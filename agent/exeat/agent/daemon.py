@@ -76,9 +76,8 @@ class Daemon:
         self._sets = Sets(self._instance, self._tables, state / "sets.json")
         self._given = listen_fds()
         self._keeping = SystemdKeeping(self._notifier, self._given)
-        self._enforcer = Enforcer(
-            self._instance, self._tables, self._sets, self._thread, host_servers(), self._take, self._keeping
-        )
+        servers, take, keeping, timed = host_servers(), self._take, self._keeping, self._timed
+        self._enforcer = Enforcer(self._instance, self._tables, self._sets, self._thread, servers, take, keeping, timed)
         mount = mount_point("cgroup2")
         if mount is None:
             raise KernelError("this host has no cgroup2 mount; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
@@ -219,6 +218,9 @@ class Daemon:
     def _note_quarantine(self, workload: int, reason: Reason) -> None:
         if self._host.note_quarantine(workload, STORIES[reason]):
             self._enforcer.cut([workload])
+
+    def _timed(self, answer_ns: int) -> None:
+        self._registry.gate_answer.observe(answer_ns / 1e9)
 
     def _applied(self, seconds: float) -> None:
         self._registry.policy_application.observe(seconds)

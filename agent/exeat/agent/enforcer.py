@@ -11,9 +11,10 @@ from exeat.agent.wishes import Override
 from exeat.core.grants import Grants
 from exeat.core.union import United
 from exeat.dns.gate import boot_ns
+from exeat.dns.keeping import Keeping
 from exeat.errors import KernelError
 from exeat.gate_thread import GateThread
-from exeat.gatehouse import Gatehouse, Keeping
+from exeat.gatehouse import Gatehouse
 from exeat.kernel.abi import NEVER
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
@@ -67,7 +68,9 @@ class Enforcer:
         host_servers: tuple[Server, ...],
         take: Callable[[Record], None],
         keeping: Keeping,
+        timed: Callable[[int], None],
     ) -> None:
+        self._timed = timed
         self.paths: dict[int, str] = {}  # read by the thread that tells events; names outlive their workloads
         self.bound: dict[int, Bound] = {}
         self.left: dict[int, Left] = {}
@@ -167,7 +170,9 @@ class Enforcer:
         self.paths[workload] = path
         mode = _mode_now(override, now_ns)
         ledger, keeping = table_set.ledger, self._keeping
-        house = Gatehouse(self._thread, workload, path, ledger, self._host_servers, self._take, mode, keeping)
+        house = Gatehouse(
+            self._thread, workload, path, ledger, self._host_servers, self._take, mode, keeping, self._timed
+        )
         if left is None or left.policy_id != table_set.policy_id:
             if left:
                 self._adopt_left(table_set, left, now_ns)

@@ -55,6 +55,7 @@ class _Pending:
     asked: Asked
     reply: Send
     desk: Desk  # that decided
+    read_ns: int
 
     @property
     def limit(self) -> int:
@@ -76,7 +77,9 @@ class Gate:
         min_grant_s: int,
         grant: Grant,
         tell: Callable[[Asked], None],
+        timed: Callable[[int], None] = lambda _: None,  # how many nanoseconds an answer took
     ) -> None:
+        self._timed = timed
         self._desk = desk
         self._upstream = upstream
         self._min_grant_ns = min_grant_s * 10**9
@@ -186,7 +189,7 @@ class Gate:
         decision = self._desk.decide(name, kind, time.time_ns(), now_ns)
         verdict, reason, evidence = decision.verdict, decision.reason, decision.evidence
         asked = Asked(verdict, reason, decision.rule, name, kind, protocol, port, size, evidence=evidence)
-        pending = _Pending(message, query, decision, asked, reply, self._desk)
+        pending = _Pending(message, query, decision, asked, reply, self._desk, now_ns)
         if decision.then is not Then.FORWARD:
             rcode = Rcode.NXDOMAIN if decision.then is Then.REFUSE else Rcode.NOERROR
             is_denied = verdict is Verdict.DROPPED
@@ -252,6 +255,7 @@ class Gate:
 
     def _fail(self, pending: _Pending, reason: Reason, now_ns: int) -> None:
         pending.reply(write_answer(pending.query, Rcode.SERVFAIL, (), limit=pending.limit))
+        self._timed(boot_ns() - pending.read_ns)
         self._tellings.note(replace(pending.asked, verdict=Verdict.ERROR, reason=reason), now_ns)
 
     def _finish(
@@ -268,6 +272,7 @@ class Gate:
         explanation = self._explain(asked.reason) if is_explained else None
         answer = write_answer(pending.query, rcode, records, limit=pending.limit, explanation=explanation)
         pending.reply(answer)
+        self._timed(boot_ns() - pending.read_ns)
         self._tellings.note(asked, now_ns)
         if asked.protocol == _PROTOCOL_UDP:
             self._again.keep(pending.message, answer, asked, now_ns, now_ns + ttl_s * 10**9)
