@@ -147,6 +147,8 @@ class _Telling:
 
     def _take(self, message: object) -> None:
         record = from_wire(message)  # type: ignore[arg-type]
+        if record.hook == "agent":
+            return  # that it was registered; of no interest to who runs a command
         if record.time_ns <= self._since_ns and record in self._at_last:
             return  # of the log, and told before the agent was started anew
         if record.time_ns > self._since_ns:

@@ -24,7 +24,7 @@ IDLE_S = 20.0
 def fleet(place: Place, rounds: int) -> Iterator[Row]:
     """Resident memory, idle time, restart; registration, allowance and changes of files to enforcement."""
     workloads = WORKLOADS_EACH if rounds > 2 else 1
-    with open_agent_stage() as stage:
+    with open_agent_stage(keeps_programs=False) as stage:
         for number in range(POLICIES):
             stage.write(f"p{number}", _policy(stage, number, HOSTS // POLICIES))
             for one in range(workloads):

@@ -12,6 +12,7 @@
 The agent's pins have a name of their own for each process of tests, so that stages can run side by side.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -30,12 +31,13 @@ import pytest
 from bed import Bed, Dns, Finished, Host, Tcp, Tls, call_in, missing_capability, run_in, start_in
 from e2e.guard import remove_cgroup
 from exeat.control.asking import AgentClient
-from exeat.control.client import connect
+from exeat.control.client import connect, trouble_at
 from exeat.kernel.filesystems import mount_point
-from exeat.kernel.instance import remove_instance
+from exeat.kernel.instance import instances, remove_instance
 
 EXEAT = (sys.executable, "-m", "exeat.cli.main")
-INSTANCE = f"agent-{os.getpid()}"
+_OWNER = os.getpid()
+INSTANCE = f"agent-{_OWNER}"
 START_S = 60.0  # how long the compiler may take on a busy machine
 SETTINGS = """\
 apiVersion: exeat.dev/v1
@@ -75,6 +77,7 @@ class AgentStage:
     top: Path
     process: subprocess.Popen[str] | None = None
     environment: dict[str, str] = field(default_factory=dict)  # of agents to come
+    keeps_programs: bool = True
     _cgroups: list[Path] = field(default_factory=list)
 
     @property
@@ -135,7 +138,7 @@ class AgentStage:
             environment = {"EXEAT_INSTANCE": INSTANCE, **self.environment}
             self.process = start_in(self.bed, line, stdout=out, stderr=out, env=environment)
         if wait:
-            self.wait_until(lambda: self.socket.exists() and self._answers(), START_S)
+            self.wait_until(lambda: trouble_at(self.socket) is None, START_S)
 
     def stop(self) -> None:
         """Ends it as systemd does."""
@@ -186,16 +189,14 @@ class AgentStage:
         """Leaves nothing behind."""
         if self.process and self.process.poll() is None:
             self.kill()
-        remove_instance(INSTANCE)
+        if not self.keeps_programs:
+            remove_instance(INSTANCE)
         (self.top / "cgroup.kill").write_text("1")
         for _ in range(500):
             if "populated 0" in (self.top / "cgroup.events").read_text():
                 break
             time.sleep(0.01)
         remove_cgroup(self.top)
-
-    def _answers(self) -> bool:
-        return self.exeat("status", check=False).returncode in (0, 1)
 
     def _end(self, number: int) -> None:
         assert self.process
@@ -206,13 +207,18 @@ class AgentStage:
 
 
 @contextmanager
-def open_agent_stage() -> Iterator[AgentStage]:
-    """The stage, or a skip with a sentence. No agent runs yet."""
+def open_agent_stage(*, keeps_programs: bool = True) -> Iterator[AgentStage]:
+    """The stage, or a skip with a sentence. No agent runs yet.
+
+    `keeps_programs`: those of the stage before are taken over, as after a crash, and nothing is compiled.
+    """
     if missing := missing_capability():
         pytest.skip(missing)
     root = mount_point("cgroup2")
     assert root
-    remove_instance(INSTANCE)
+    _sweep()
+    if not keeps_programs:
+        remove_instance(INSTANCE)
     with tempfile.TemporaryDirectory(prefix="exeat-agent-") as place, Bed() as bed:
         directory = Path(place)
         (directory / "policies.d").mkdir()
@@ -223,11 +229,26 @@ def open_agent_stage() -> Iterator[AgentStage]:
         resolver = bed.add("resolver", Dns(zone))
         top = root / f"exeat-agents-{os.getpid()}"
         top.mkdir(exist_ok=True)
-        stage = AgentStage(bed, shop, evil, resolver, directory, top)
+        stage = AgentStage(bed, shop, evil, resolver, directory, top, keeps_programs=keeps_programs)
         try:
             yield stage
         finally:
             stage.close()
+
+
+def _sweep() -> None:
+    """What this process keeps goes with it; what a killed one kept goes now."""
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+    for name in instances():
+        pid = name.removeprefix("agent-")
+        if name.startswith("agent-") and pid.isdecimal() and not Path("/proc", pid).exists():
+            remove_instance(name)
+
+
+def _leave() -> None:
+    if os.getpid() == _OWNER:  # and no child of it
+        remove_instance(INSTANCE)
 
 
 def say(address: str, port: int = 7, text: bytes = b"hello") -> str:

@@ -159,7 +159,7 @@ class Chaos:
 @pytest.fixture
 def chaos(tmp_path: Path) -> Iterator[Chaos]:
     """A stage, hosts beside it, and a second build."""
-    with open_agent_stage() as stage:
+    with open_agent_stage(keeps_programs=False) as stage:
         vault = stage.bed.add("vault", Tls(names=("a.evil.test",)), Tcp(7), Udp(5000))
         cafe = stage.bed.add("cafe", Tcp(7))
         builds = [in_haste(as_it_is(tmp_path / "one")), in_haste(changed_programs(tmp_path / "other"))]

@@ -193,3 +193,22 @@ def test_what_fell_while_nobody_ran_is_told_with_its_policy_though_that_has_chan
     told = stage.exeat("verdicts", "--since", "1m").stdout
     assert "[address_not_allowed; policy coder]" in told
     assert "[network_allowed; policy coder, rule shop-7]" in told
+
+
+def test_who_changed_what_and_why_stands_in_the_log(stage: AgentStage) -> None:
+    """Between the verdicts before and after; and the log can be verified."""
+    stage.write("coder", stage.policy("coder", stage.rules(stage.shop)))
+    cgroup = stage.cgroup("coder-1")
+    stage.start()
+    stage.exeat("allow", "coder-1", f"{stage.evil.address4}:7/tcp", "--for", "1h", "--reason", "TICKET-42")
+    assert stage.run(lambda: say(stage.evil.address4), cgroup) == "hello"
+    stage.exeat("mode", "coder-1", "quarantine", "--reason", "looks \x1b[31modd")
+    stage.wait_until(lambda: "quarantine" in stage.exeat("verdicts", "--since", "1m").stdout)
+    lines = stage.exeat("verdicts", "--since", "1m").stdout.splitlines()
+    assert [line.partition(" notice: ")[2].partition(": somebody")[0] for line in lines if " notice: " in line] == [
+        f"{stage.path(cgroup)}: allowed {stage.evil.address4}:7/tcp for 3600 s, by uid 0: TICKET-42",
+        f"{stage.path(cgroup)}: mode quarantine, by uid 0: looks ?[31modd",
+    ]
+    stage.stop()
+    key = str(stage.directory / "lib" / "audit.pub")
+    assert stage.exeat("audit", "verify", str(stage.directory / "log"), "--key", key).returncode == 0

@@ -33,7 +33,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def stage(build: dict[str, str]) -> Iterator[AgentStage]:
     """A workload that a policy's subject names, and one that will be registered; no agent yet."""
-    with open_agent_stage() as stage:
+    with open_agent_stage(keeps_programs=False) as stage:
         stage.environment = dict(build)
         stage.write(
             "coder", stage.policy("coder", stage.rules(stage.shop), subject=stage.path(stage.cgroup("coder-1")))

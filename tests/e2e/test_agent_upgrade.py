@@ -21,7 +21,7 @@ HOME = bpf_root() / "exeat"
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[AgentStage]:
     """A workload under a policy, and an agent of this build in control."""
-    with open_agent_stage() as stage:
+    with open_agent_stage(keeps_programs=False) as stage:
         stage.write("coder", stage.policy("coder", stage.rules(stage.shop) + stage.names("a.shop.test")))
         stage.cgroup("coder-1")
         stage.environment = as_it_is(tmp_path / "one")

@@ -118,7 +118,7 @@ def test_the_gate_does_not_without_its_defence(scene: Scene, defence: str) -> No
 @pytest.fixture(scope="module")
 def stage() -> Iterator[AgentStage]:
     """For one agent after another: the programs are compiled once."""
-    with open_agent_stage() as stage:
+    with open_agent_stage(keeps_programs=False) as stage:
         stage.cgroup("coder-1")
         yield stage
 

@@ -219,7 +219,7 @@ def main() -> int:
     if missing := missing_capability() or (None if os.geteuid() == 0 else "it needs root"):
         print(f"no storm: {missing}")
     else:
-        with open_agent_stage() as stage:
+        with open_agent_stage(keeps_programs=False) as stage:
             wrong += weather(stage, seconds / 2, dice)
     for sentence in wrong:
         print(f"failed: {sentence}")

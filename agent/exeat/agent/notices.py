@@ -54,16 +54,20 @@ def _read(memory: Path) -> dict[str, int]:
         return {}
 
 
-def _record(ending: Ending, sentence: str) -> Record:
+def agent_record(
+    reason: Reason, verdict: Verdict, evidence: str, *, workload: str = "", policy: str = "", rule: str | None = None,
+    process: Process = _NOBODY, detail: int = 0,
+) -> Record:  # fmt: skip
+    """A line of the log that is about no packet."""
     return Record(
         time_ns=time.time_ns(),
-        verdict=Verdict.AUDIT,
-        reason=Reason.ENDS_SOON,
+        verdict=verdict,
+        reason=reason,
         hook="agent",
-        workload="",
-        policy=ending.policy,
-        rule=ending.rule,
-        process=_NOBODY,
+        workload=workload,
+        policy=policy,
+        rule=rule,
+        process=process,
         protocol=0,
         address=None,
         port=0,
@@ -71,7 +75,12 @@ def _record(ending: Ending, sentence: str) -> Record:
         source_port=0,
         name=None,
         bytes=0,
-        detail=ending.days,
+        detail=detail,
         judged_ns=0,
-        evidence=sentence,
+        evidence=evidence,
     )
+
+
+def _record(ending: Ending, sentence: str) -> Record:
+    days, policy, rule = ending.days, ending.policy, ending.rule
+    return agent_record(Reason.ENDS_SOON, Verdict.AUDIT, sentence, policy=policy, rule=rule, detail=days)

@@ -1,5 +1,6 @@
 """What may be asked of the agent: the methods of its API. All run in the control loop, one after the other."""
 
+import logging
 import re
 import secrets
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from exeat.agent.explaining import explain
 from exeat.agent.host import Host, parse_destination
 from exeat.agent.hub import Hub
+from exeat.agent.notices import agent_record
 from exeat.agent.views import MODES, allowance_view, workload_view
 from exeat.agent.vitals import Vitals
 from exeat.agent.watching import Past, watch
@@ -19,9 +21,12 @@ from exeat.core.policy_file import read_policy
 from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError, PolicyError, Refused, StatusWord
 from exeat.kernel.tables import Tables
+from exeat.model.record import Process
+from exeat.model.verdicts import Reason, Verdict
 from exeat.v1 import agent_pb2 as pb
 from exeat.v1 import verdict_pb2
 
+_log = logging.getLogger("exeat")
 _NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._:@/+-]{0,252}")
 _LABELS_MAX, _LABEL_MAX = 64, 253
 _TEXT_MAX = 1024  # of a reason
@@ -71,6 +76,7 @@ class AgentOperations:
             raise Refused(StatusWord.PRECONDITION, f"{request.name} is the name of {other[0].path} already")
         registration, warnings = self._registration(request, peer)
         self._apply(workload, replace(host.wishes.of(workload, path), cgroup=path, registration=registration))
+        self._note(workload, peer, f"registered as {request.name}")
         self._agent.look(workload)
         return pb.RegisterResponse(workload=self._view(workload), warnings=warnings)
 
@@ -84,6 +90,7 @@ class AgentOperations:
             )
         last = self._view(workload)
         wish = host.wishes.of(workload, "")
+        self._note(workload, peer, "unregistered")
         cut = self._apply(workload, replace(wish, registration=None, allowances=(), override=None))
         return pb.UnregisterResponse(workload=last, cut=cut)
 
@@ -100,6 +107,8 @@ class AgentOperations:
         elif request.for_s:
             raise _invalid("a time needs a mode: say which one holds until then")
         cut = self._apply(workload, replace(self._wish(workload), override=override))
+        lasts = f" for {request.for_s} s" if request.for_s else ""
+        self._note(workload, peer, f"mode {override.mode if override else 'of its policies'}{lasts}", request.reason)
         return pb.SetModeResponse(workload=self._view(workload), cut=cut)
 
     async def allow(self, request: pb.AllowRequest, peer: Peer) -> pb.AllowResponse:
@@ -120,6 +129,7 @@ class AgentOperations:
         reason = _short(request.reason, "the reason")
         allowance = Allowance(secrets.token_hex(4), request.destination, until_ns, reason, _who(peer))
         self._apply(workload, replace(wish, allowances=(*wish.allowances, allowance)))
+        self._note(workload, peer, f"allowed {request.destination} for {request.for_s} s", reason)
         return pb.AllowResponse(rule=allowance_view(allowance), warnings=warnings_of(rule))
 
     async def disallow(self, request: pb.DisallowRequest, peer: Peer) -> pb.DisallowResponse:
@@ -129,7 +139,9 @@ class AgentOperations:
         kept = tuple(one for one in wish.allowances if one.id != request.allowance)
         if len(kept) == len(wish.allowances):
             raise Refused(StatusWord.NOT_FOUND, f"{request.workload} has no allowance {request.allowance}")
-        return pb.DisallowResponse(cut=self._apply(workload, replace(wish, allowances=kept)))
+        cut = self._apply(workload, replace(wish, allowances=kept))
+        self._note(workload, peer, f"took back the allowance {request.allowance}")
+        return pb.DisallowResponse(cut=cut)
 
     async def watch_verdicts(
         self, request: pb.WatchVerdictsRequest, peer: Peer
@@ -180,6 +192,16 @@ class AgentOperations:
         except OSError as error:
             raise ExeatError(f"it cannot be kept, so it is not done: {error}") from error
         return self._agent.host.enforcer.cut([workload])
+
+    def _note(self, workload: int, peer: Peer, what: str, why: str = "") -> None:
+        """Who changed what stands in the log, between the verdicts before and after."""
+        bound = self._agent.host.enforcer.bound[workload]
+        policy, process = bound.table_set.united.policy.name, Process(peer.pid, "", peer.uid)
+        said = f"{bound.name}: {what}, by {_who(peer)}" + (f": {why}" if why else "")
+        _log.info("%s", said.encode("ascii", "backslashreplace").decode().replace("\n", " "))
+        self._agent.hub.take(
+            agent_record(Reason.CHANGED, Verdict.FORWARDED, said, workload=bound.path, policy=policy, process=process)
+        )
 
     def _one(self, text: str) -> int:
         found = self._agent.host.named(text)

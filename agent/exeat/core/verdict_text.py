@@ -79,9 +79,16 @@ def _question(record: Record) -> str:
     return f"{name} (dns {query_type_word(record.detail)})" if record.detail else name
 
 
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def line_for_people(record: Record) -> str:
     """One readable line: what, by whom, why, and what to do."""
-    comm = "".join(letter if letter.isprintable() else "?" for letter in record.process.comm)  # its own choice
+    if record.hook == "agent":
+        what = _printable(record.evidence or "")
+        return f"exeat: notice: {what}: {STORIES[record.reason]} [{record.reason.word}; policy {record.policy}]"
+    comm = _printable(record.process.comm)  # its own choice
     who = f"{comm}[{record.process.pid}]" if record.process.pid else "the kernel"
     by = f"policy {record.policy}" + (f", rule {record.rule}" if record.rule else "")
     story = STORIES[record.reason] + (f" ({record.evidence})" if record.evidence else "")

@@ -56,6 +56,7 @@ class Reason(IntEnum):
     LIMIT_DESTINATIONS = 40
     UNDECLARED = 41
     ENDS_SOON = 42
+    CHANGED = 43
     # The packet
     UNVERIFIED_DATA = 48
     FRAGMENT = 49
