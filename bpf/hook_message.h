@@ -85,6 +85,9 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
     }
   }
 
+  /* Through memory: Linux 6.1's verifier would follow each reason to the end, beyond its million instructions. */
+  walk->reason = judgement.reason;
+  judgement.reason = walk->reason;
   if (judgement.reason == NAME_NOT_ALLOWED && standing.quarantines_undeclared && !stamp->is_lenient) {
     judgement.reason = UNDECLARED;
     stamp->told |= TOLD_UNDECLARED; /* the rest in on_message: here the verifier would follow it a thousand times */

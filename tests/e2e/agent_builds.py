@@ -21,7 +21,7 @@ def in_haste(environment: dict[str, str]) -> dict[str, str]:
     """The same build, which removes what nobody uses after 0.2 s and not after 5."""
     agent = Path(environment["PYTHONPATH"]) / "exeat" / "agent"
     _replace(agent / "sets.py", "\n_GRACE_NS = 5 * 10**9 ", "\n_GRACE_NS = 10**9 // 5 ")
-    _replace(agent / "daemon.py", "\n_SLOW_S = 5.0\n", "\n_SLOW_S = 0.3\n")
+    _replace(agent / "upkeep.py", "\n_SLOW_NS = 5_000_000_000\n", "\n_SLOW_NS = 300_000_000\n")
     return environment
 
 

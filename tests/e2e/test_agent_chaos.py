@@ -182,9 +182,11 @@ def test_killed_and_upgraded_at_random_nothing_leaks_and_nothing_breaks(chaos: C
     chaos.acknowledge()
     where = chaos.where(name="a.shop.test")
     holders = [start_traffic(stage.bed, cgroup, "hold", where) for cgroup in cgroups]
+    for holder in holders:
+        holder.wait_until_up()  # they resolve the name by which the others come
     hammers = [start_traffic(stage.bed, cgroup, "hammer", where) for cgroup in cgroups]
-    for traffic in (*holders, *hammers):
-        traffic.wait_until_up()
+    for hammer in hammers:
+        hammer.wait_until_up()
     chaos.deadline = time.monotonic() + DURATION_S
     stage.kill()
     while time.monotonic() < chaos.deadline:

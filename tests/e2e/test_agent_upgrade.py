@@ -138,10 +138,11 @@ def traffic(stage: AgentStage, name: str = "a.shop.test") -> tuple[Traffic, Traf
     """Connections that must not break, and one who tries what is denied."""
     cgroup = stage.top / "coder-1"
     where = everywhere(stage.shop, stage.evil, name=name)
-    both = start_traffic(stage.bed, cgroup, "hold", where), start_traffic(stage.bed, cgroup, "hammer", where)
-    for one in both:
-        one.wait_until_up()
-    return both
+    holder = start_traffic(stage.bed, cgroup, "hold", where)
+    holder.wait_until_up()  # it resolves the name by which the other one comes
+    hammer = start_traffic(stage.bed, cgroup, "hammer", where)
+    hammer.wait_until_up()
+    return holder, hammer
 
 
 def nothing_broke_or_leaked(stage: AgentStage, holder: Traffic, hammer: Traffic) -> None:

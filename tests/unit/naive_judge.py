@@ -80,8 +80,18 @@ def nanoseconds(time: datetime) -> int:
 
 
 def covers_port(rule: Rule, port: int) -> bool:
-    """ICMP has no ports."""
-    return rule.protocol is Protocol.ICMP or any(ports.first <= port <= ports.last for ports in rule.ports)
+    """ICMP has no ports. Who opens every port from 1 on opens 0 too: nobody listens there, and it is one prefix less."""
+    if rule.protocol is Protocol.ICMP:
+        return True
+    if port == 0 and all(covers_port(rule, edge) for edge in _edges(rule)):
+        return bool(rule.ports)
+    return any(ports.first <= port <= ports.last for ports in rule.ports)
+
+
+def _edges(rule: Rule) -> set[int]:
+    """Where a gap between 1 and 65535 would begin or end."""
+    near = {ports.last + 1 for ports in rule.ports} | {ports.first - 1 for ports in rule.ports} | {1, 65535}
+    return {edge for edge in near if 1 <= edge <= 65535}
 
 
 def covers_name(rule: Rule, name: str) -> bool:

@@ -5,9 +5,10 @@
 uname -srv
 exeat doctor
 doctor=$?
+python tests/vm/verifier.py
 if [ "$doctor" != 0 ]; then
   echo "the doctor found something missing (status $doctor): the tests would only say so again" >&2
   exit "$doctor"
 fi
-python tests/vm/verifier.py
-exec pytest "$@"
+# Of two --timeout pytest takes the last.
+PYTHONPATH=tests exec pytest -p vm.patience --timeout 900 "$@"
