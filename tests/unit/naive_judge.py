@@ -80,7 +80,7 @@ def nanoseconds(time: datetime) -> int:
 
 
 def covers_port(rule: Rule, port: int) -> bool:
-    """ICMP has no ports. Who opens every port from 1 on opens 0 too: nobody listens there, and it is one prefix less."""
+    """ICMP has no ports. Who opens every port from 1 on opens 0 too, where nobody listens: it is one prefix less."""
     if rule.protocol is Protocol.ICMP:
         return True
     if port == 0 and all(covers_port(rule, edge) for edge in _edges(rule)):
