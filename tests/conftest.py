@@ -18,6 +18,7 @@ _ALONE = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file stay together: they share fixtures."""
     for item in items:

@@ -98,9 +98,10 @@ def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stag
     stage.start()
     good = (stage.directory / "policies.d" / "coder.yaml").read_text()
     for damage in GARBAGE["half"], GARBAGE["no text"], None:
+        copy = stage.directory / "lib" / "accepted" / "coder.yaml"
+        stage.wait_until(copy.exists)
         stage.kill()
         stage.write("coder", "spec: [")
-        copy = stage.directory / "lib" / "accepted" / "coder.yaml"
         shutil.rmtree(copy.parent) if damage is None else copy.write_bytes(damage)
         stage.start()
         assert "coder.yaml is not in force" in complaints(stage)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def census(top: Path) -> Iterator[Census]:
 def all_news(census: Census) -> News:
     """Everything that is to be read."""
     whole = News()
-    while any((one := census.read(), one.came or one.went or one.peopled)[1:]):
+    while select.select([census], [], [], 0)[0]:
+        one = census.read()
         whole.came |= one.came
         whole.went |= one.went
         whole.peopled |= one.peopled

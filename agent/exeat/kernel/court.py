@@ -27,7 +27,7 @@ from exeat.model.tables import TableSet
 
 _PREFIX = "court-"
 _PROGRAM = next(program for program in PROGRAMS if program.name == "on_question")
-_MAPS = ("policies", "networks", "ports", "hosts", "grants", "granted")
+_MAPS = ("settings", "policies", "networks", "ports", "hosts", "grants", "granted")
 _numbers = count()
 
 

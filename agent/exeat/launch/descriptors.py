@@ -47,6 +47,15 @@ def keep_only(*fds: int) -> None:
     syscalls.close_fds_from(FIRST + len(fds))
 
 
+def leave_output() -> None:
+    """Lets go of the standard output, which is the command's: whoever reads it waits for nobody else."""
+    if os.isatty(1):
+        return
+    null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def silence_standard() -> None:
     """Point the standard descriptors nowhere, so that nobody waits for us to close a pipe or a terminal."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

@@ -103,6 +103,7 @@ class Launch:
         if failure:
             raise failure
         assert self._child is not None
+        descriptors.leave_output()
         return self._child
 
     def _fork_into_new_pid_namespace(self, report: int, mask: signals.Mask) -> None:
