@@ -1,6 +1,6 @@
 """Tests run beside each other in several processes; what shares something of the host does not.
 
-`alone`: it measures time or memory, and runs by itself, after the others.
+`alone`: it measures time or memory, or counts what is left of other runs; it runs by itself, after the others.
 """
 
 from pathlib import Path
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 # `exeat run` keeps its records in one place and asks what others left there: these are one after the other.
-_RUNS = ("test_run_", "test_launch", "test_attack_gate_run", "test_bypass_run", "test_gate_clients", "test_agent_run")
+_RUNS = (
+    "test_run_", "test_launch", "test_attack_gate_run", "test_bypass_run", "test_gate_clients", "test_agent_run",
+    "test_policy_tools",
+)  # fmt: skip
 _ALONE = (
-    "test_bench_short",
-    "test_verdict_flood",
-    "test_attack_gate_floods",
-    "test_upstream_load",
-    "test_compile_size",
-)
+    "test_bench_short", "test_verdict_flood", "test_attack_gate_floods", "test_upstream_load", "test_compile_size",
+    "test_launch.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are looked at

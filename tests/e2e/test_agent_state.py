@@ -262,6 +262,8 @@ def test_some_pins_removed_while_nobody_runs_leave_no_gap(stage: AgentStage, par
     unpin(*parts)
     is_enforced(stage)
     stage.start()
+    for name in ("coder-1", "mine"):  # while two sets of programs judge, only what both allow passes
+        stage.wait_until(lambda name=name: stage.run(lambda: say(stage.shop.address4), stage.top / name) == "hello", 10)  # type: ignore[misc]
     is_enforced(stage)
     assert hammer.finish()["connect PermissionError"] > 3
     assert stage.evil.count().is_untouched

@@ -39,6 +39,7 @@ class Upkeep:
         self._story = story
         self._alive = alive
         self._clock_ns = _clock_offset_ns()
+        self._lost = 0
         self._alive_due_ns = self._slow_due_ns = 0
         self._removing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -98,6 +99,7 @@ class Upkeep:
             return
         self._slow_due_ns = now_ns + _SLOW_NS
         self._heed_clock()
+        self._heed_losses()
         self._programs.mend()
         self._programs.retire(self._host.is_settled)
         self._notices.tell(endings_of(self._host))
@@ -114,6 +116,13 @@ class Upkeep:
         _log.warning("the wall clock was set: when rules end is reckoned anew")
         self._host.clock_changes += 1
         self._host.enforcer.cut(self._host.settle_all())
+
+    def _heed_losses(self) -> None:
+        """Verdicts that did not fit into the ring are counted by the kernel; the journal hears of it as well."""
+        lost = self._tables.lost_events()
+        if lost > self._lost:
+            _log.warning("%d verdicts more were lost before they could be read, %d in all", lost - self._lost, lost)
+        self._lost = lost
 
     async def _remove(self, policy_ids: list[int]) -> None:
         async with self._removing:
