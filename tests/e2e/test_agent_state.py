@@ -55,6 +55,15 @@ def register(stage: AgentStage, *, check: bool = True) -> subprocess.CompletedPr
     return stage.exeat("register", "mine", "--cgroup", path, "--policy-file", str(own), check=check)
 
 
+def vanish(directory: Path) -> None:
+    """Removes a directory into which somebody writes meanwhile."""
+    for _ in range(100):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(0.01)
+
+
 def is_enforced(stage: AgentStage, *names: str) -> None:
     """The shop may be reached, the other host not."""
     for name in names or ("coder-1", "mine"):
@@ -123,8 +132,8 @@ def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stag
 def test_directories_that_vanish_are_made_anew(stage: AgentStage) -> None:
     """Changes and registrations go on; the agent after this one knows them."""
     stage.start()
-    shutil.rmtree(stage.directory / "run" / "state")
-    shutil.rmtree(stage.directory / "lib")
+    vanish(stage.directory / "run" / "state")
+    vanish(stage.directory / "lib")
     register(stage)
     stage.write("coder", stage.policy("coder", stage.rules(stage.shop, port=443), subject=subject(stage)))
     stage.wait_until(lambda: stage.run(lambda: say(stage.shop.address4), stage.top / "coder-1") == "EPERM")
