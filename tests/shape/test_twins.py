@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exeat.agent import readings
 from exeat.core import grants
 from exeat.kernel import abi, entries, events
 from exeat.model import names
@@ -141,6 +142,7 @@ def test_limits_agree() -> None:
     assert limits["NAME_MAX"] == names.NAME_MAX == entries.NAME_MAX
     assert limits["ANCESTORS_MAX"] == abi.ANCESTORS_MAX
     assert limits["EVENT_PAGES"] * 4096 == events.RING_BYTES
+    assert {f"{table.upper()}_MAX": most for table, most in readings.LIMITS.items()}.items() <= limits.items()
     text = (BPF / "entries.h").read_text()
     numbers = {word: int(number, 0) for word, number in re.findall(r"enum \{ (\w+) = (\w+) \};", text)}
     assert numbers == {

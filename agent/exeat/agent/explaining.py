@@ -6,6 +6,7 @@ from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 
 from exeat.agent.enforcer import Bound
 from exeat.agent.host import parse_destination
+from exeat.agent.views import MODES
 from exeat.core.port_text import EVERY_PORT, why_closed
 from exeat.core.stories import STORIES
 from exeat.dns.gate import boot_ns
@@ -50,7 +51,7 @@ def explain(bound: Bound, destination: str, tables: Tables) -> pb.ExplainRespons
     found = _about_host(bound, rule, tables) if rule.hosts else [_about_address(bound, rule, tables)]
     return pb.ExplainResponse(
         explanations=[_explanation(one, bound, mode) for one in found],
-        mode=pb.Mode.ValueType({Mode.ENFORCE: 1, Mode.MONITOR: 2, Mode.OPEN: 3, Mode.QUARANTINE: 4}[mode]),
+        mode=MODES[mode],
     )
 
 

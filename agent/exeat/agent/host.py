@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from exeat.agent.census import Census, News
 from exeat.agent.enforcer import Enforcer
-from exeat.agent.shelf import Held, Shelf
+from exeat.agent.shelf import Shelf
 from exeat.agent.wishes import Allowance, Override, Registration, Wish, Wishes
 from exeat.core.allow_flag import parse_allow, parse_allow_cidr
 from exeat.core.assign import Candidate, Roster
@@ -96,7 +96,7 @@ class Host:
             wish = replace(wish, override=before.override)
         self.wishes.put(workload, wish)
         try:
-            self._put(workload, strictly=True)
+            self._put(workload)
         except (ExeatError, ValueError, OSError):
             self.wishes.hold(workload, before)
             raise
@@ -193,7 +193,7 @@ class Host:
             self.failures[workload] = f"{self.census.path_of(workload)} stays as it was: {error}"
             return False
 
-    def _put(self, workload: int, *, strictly: bool = False) -> bool:
+    def _put(self, workload: int) -> bool:
         assigned = self.assigned(workload)
         if assigned is None:
             return self._let_go(workload)
@@ -224,11 +224,6 @@ class Host:
         return (
             replace(policy, name=f"{registration.name}:{policy.name}") if policy.name in self.shelf.in_force else policy
         )
-
-
-def held_by(shelf: Shelf, name: str) -> Held | None:
-    """The file that holds a policy in force."""
-    return shelf.in_force.get(name)
 
 
 def allowed_rule(allowance: Allowance) -> Rule:

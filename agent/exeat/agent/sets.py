@@ -86,10 +86,6 @@ class Sets:
         """Every one that this agent knows."""
         return tuple(self._sets.values())
 
-    def with_id(self, policy_id: int) -> TableSetInKernel | None:
-        """By the kernel's id."""
-        return next((one for one in self._sets.values() if one.policy_id == policy_id), None)
-
     def collect(self, now_ns: int, bound: set[int]) -> list[int]:
         """Forgets those that nobody has used for a while; the policy ids to be removed from the kernel."""
         gone = []

@@ -13,7 +13,7 @@ from exeat.core.endings import Ending
 from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError
 from exeat.kernel.tables import Tables
-from exeat.model.policy import Mode, Policy, PortRange, Protocol, Rule
+from exeat.model.policy import Mode, PortRange, Protocol, Rule
 from exeat.model.verdicts import Verdict
 from exeat.v1 import agent_pb2 as pb
 
@@ -174,8 +174,3 @@ def _limits(bound: Bound, tables: Tables) -> list[pb.LimitUse]:
 
 def _text(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def policy_names(policies: "tuple[Policy, ...]") -> list[str]:
-    """For a message."""
-    return [policy.name for policy in policies]

@@ -18,6 +18,8 @@ from exeat.dns.gate import boot_ns
 from exeat.gate_thread import GateThread
 from exeat.kernel.instance import own_build
 from exeat.kernel.tables import Tables
+from exeat.kernel.telling import address_of
+from exeat.metrics.families import resident_bytes
 from exeat.v1 import agent_pb2 as pb
 
 _SHOWN_MAX = 50
@@ -87,7 +89,7 @@ class Vitals:
             tables=[
                 pb.TableUse(name=name, used=use.used, max=use.limit) for name, use in self._readings.table_use().items()
             ],
-            resident_bytes=_resident_bytes(),
+            resident_bytes=resident_bytes(),
         )
         if story.last_seen_ns:
             view.last_seen.CopyFrom(stamp(story.last_seen_ns))
@@ -140,7 +142,9 @@ class Vitals:
         )
         views = []
         for name, address, until_ns in alive:
-            view = pb.Grant(name=name, address=_packed(address), until=stamp(wall_of(until_ns)))
+            view = pb.Grant(name=name, until=stamp(wall_of(until_ns)))
+            if place := address_of(address):
+                view.address = place.packed
             used_ns = ledger.used(address)
             if used_ns:
                 view.used.CopyFrom(stamp(wall_of(used_ns)))
@@ -164,17 +168,8 @@ def _names(bound: Bound) -> set[str]:
     return {origin for origin in bound.table_set.united.origins if origin} or {bound.table_set.united.policy.name}
 
 
-def _packed(address: bytes) -> bytes:
-    return address[12:] if address[:12] == bytes(10) + b"\xff\xff" else address
-
-
 def _process_started_ns() -> int:
     """On the boot clock: what the interpreter needed to read the modules belongs to the agent's start."""
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
         ticks = int(stat.read().rpartition(")")[2].split()[19])
     return ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as numbers:
-        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

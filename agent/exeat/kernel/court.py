@@ -5,10 +5,7 @@ attached. The pins that the compiler makes are removed before the first question
 process's alone, and ends with it however it ends.
 """
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -18,7 +15,7 @@ from exeat.core.grants import SOMEWHERE, Change, Slot
 from exeat.errors import KernelError
 from exeat.kernel.abi import NEVER
 from exeat.kernel.grants import GrantTables
-from exeat.kernel.instance import Instance, instances, remove_instance
+from exeat.kernel.instance import Instance, compile_and_pin, instances, remove_instance
 from exeat.kernel.programs import PROGRAMS
 from exeat.kernel.source import bpf_directory, joined_source
 from exeat.kernel.tables import Answer, Tables
@@ -97,27 +94,9 @@ def _compile(directory: Path) -> None:
     """Only the judge: a third of the time that all programs take."""
     for part in ("maps", "programs"):
         (directory / part).mkdir(mode=0o700, parents=True)
-    request = {
-        "text": _source(),
-        "map_directory": str(directory / "maps"),
-        "program_directory": str(directory / "programs"),
-        "programs": {_PROGRAM.name: (_PROGRAM.program_type, _PROGRAM.attach_type)},
-    }
-    child = subprocess.run(
-        [sys.executable, "-m", "exeat.kernel.compile_child"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        answer = json.loads(child.stdout)
-    except json.JSONDecodeError:
-        answer = {"error": f"the BPF compiler ended with status {child.returncode}"}
-    if refused := answer.get("refused"):
+    refused = compile_and_pin(directory / "maps", directory / "programs", (_PROGRAM,), _source())
+    if refused:
         raise KernelError(f"this kernel ({os.uname().release}) refused {_PROGRAM.name}: {refused[_PROGRAM.name]}")
-    if "ok" not in answer:
-        raise KernelError("\n".join([answer["error"], *(f"  {line}" for line in child.stderr.splitlines()[-20:])]))
 
 
 def _source() -> str:

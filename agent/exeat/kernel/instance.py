@@ -4,7 +4,6 @@ An agent has one for the whole host; each `exeat run` has one of its own, so tha
 What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from exeat.errors import KernelError
@@ -19,7 +19,7 @@ from exeat.kernel import libbpf
 from exeat.kernel.abi import LAYOUT
 from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
 from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
-from exeat.kernel.source import joined_source
+from exeat.kernel.source import fingerprint, joined_source
 
 _ATTEMPTS = 100
 _BUILD = "build-"
@@ -27,14 +27,14 @@ _ESSENTIAL = ("settings", "workloads", "policies", "networks", "ports", "hosts",
 
 
 def compile_and_pin(
-    map_directory: Path, program_directory: Path, programs: Sequence[Program] = PROGRAMS
+    map_directory: Path, program_directory: Path, programs: Sequence[Program] = PROGRAMS, text: str | None = None
 ) -> dict[str, str]:
     """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are.
 
-    Returns the programs that this kernel refused, and how.
+    `text`: another source than the whole of ours. Returns the programs that this kernel refused, and how.
     """
     request = {
-        "text": joined_source(),
+        "text": joined_source() if text is None else text,
         "map_directory": str(map_directory),
         "program_directory": str(program_directory),
         "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
@@ -56,9 +56,10 @@ def compile_and_pin(
     return dict(answer["refused"])
 
 
+@cache
 def own_build() -> str:
     """A digest of the programs that this exeat brings for this kernel."""
-    return hashlib.sha256(f"{joined_source()}\0{os.uname().release}".encode()).hexdigest()[:16]
+    return fingerprint(f"{joined_source()}\0{os.uname().release}")
 
 
 @contextmanager

@@ -124,12 +124,3 @@ def forget_gates(instance: Instance, workload: int) -> None:
     for raw_key in libbpf.keys(fd, ctypes.sizeof(GateKey)):
         if GateKey.from_buffer_copy(raw_key).workload == workload:
             libbpf.delete(fd, raw_key)
-
-
-def gate_networks(instance: Instance) -> dict[int, set[int]]:
-    """The namespaces in which each workload's gate listened."""
-    found = defaultdict(set)
-    for raw_key in libbpf.keys(instance.map("gates"), ctypes.sizeof(GateKey)):
-        key = GateKey.from_buffer_copy(raw_key)
-        found[int(key.workload)].add(int(key.network))
-    return found

@@ -100,7 +100,8 @@ def _table_use(at: int) -> Callable[[Scrape], Iterable[Sample]]:
     return read
 
 
-def _resident_bytes(_: Readings) -> int:
+def resident_bytes() -> int:
+    """Of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
@@ -146,7 +147,7 @@ FAMILIES = (
         "exeat_start_time_seconds", Kind.GAUGE, (),
         "When the agent started, in seconds since 1970", _one(lambda of: of.started_s()),
     ),
-    Family("exeat_resident_bytes", Kind.GAUGE, (), "Resident memory of the agent", _one(_resident_bytes)),
+    Family("exeat_resident_bytes", Kind.GAUGE, (), "Resident memory of the agent", _one(lambda _: resident_bytes())),
     Family("exeat_cpu_seconds_total", Kind.COUNTER, (), "Processor time of the agent", _one(_cpu_s)),
     Family(
         "exeat_children_cpu_seconds_total", Kind.COUNTER, (),
