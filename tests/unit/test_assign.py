@@ -19,6 +19,7 @@ SUBJECTS = st.builds(
     cgroups=st.lists(PATTERNS, max_size=2).map(tuple),
     interfaces=st.lists(st.sampled_from(SEGMENTS), max_size=2).map(tuple),
     labels=LABELS.map(lambda labels: tuple(labels.items())),
+    nodes=LABELS.map(lambda labels: tuple(labels.items())),
 )
 CANDIDATES = st.builds(
     Candidate,
@@ -27,6 +28,7 @@ CANDIDATES = st.builds(
     ),
     interface=st.sampled_from(["", *NAMES]),
     labels=LABELS,
+    node_labels=LABELS,
 )
 
 
@@ -115,7 +117,8 @@ def test_matching_is_what_it_says(subject: Subject, candidate: Candidate) -> Non
         by_kind.append(interface != "" and any(fnmatchcase(interface, pattern) for pattern in subject.interfaces))
     if subject.labels:
         by_kind.append(set(subject.labels) <= set(candidate.labels.items()))
-    assert matches(subject, candidate) == (bool(by_kind) and all(by_kind))
+    is_here = set(subject.nodes) <= set(candidate.node_labels.items())
+    assert matches(subject, candidate) == (bool(by_kind) and all(by_kind) and is_here)
 
 
 # The roster

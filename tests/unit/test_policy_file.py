@@ -43,6 +43,7 @@ spec:
   subject:
     cgroups: ["/agents.slice/coder-*.scope"]
     interfaces: ["tap-*"]
+    nodes: {role: sandbox}
     labels: {agent: coder}
   mode: monitor
   rollout: {percent: 10}
@@ -94,7 +95,9 @@ spec:
             reason="Coding agent: model API, packages, feature database",
             expires=datetime(2027, 3, 31, tzinfo=UTC),
             labels=(("team", "ml-platform"),),
-            subject=Subject(("/agents.slice/coder-*.scope",), ("tap-*",), (("agent", "coder"),)),
+            subject=Subject(
+                ("/agents.slice/coder-*.scope",), ("tap-*",), (("agent", "coder"),), (("role", "sandbox"),)
+            ),
             rollout_percent=10,
             dns=DnsSettings(
                 upstreams=(
@@ -253,6 +256,8 @@ def test_a_document_says_what_it_is(lines: list[str], expected: str) -> None:
         ("subject: {interfaces: [tap/0]}", "`tap/0` is no interface"),
         ("subject: {interfaces: [interface-of-sixteen]}", "`interface-of-sixteen` is no interface"),
         ("subject: {labels: [a]}", "`labels` is no mapping"),
+        ("subject: {cgroups: [/a], nodes: [a]}", "`nodes` is no mapping: write `nodes: {label: value}`"),
+        ("subject: {nodes: {role: sandbox}}", "`subject` could mean nobody or everybody of these nodes"),
         ("subject: {labels: {country: no}}", "the label `country` is a YAML boolean (`no`)"),
         ("subject: {labels: {no: country}}", "a label's name is a YAML boolean (`no`)"),
         ("subject: {labels: {version: 1.10}}", "the label `version` is a number (`1.10`)"),

@@ -1,8 +1,8 @@
 """Which policies a workload falls under: what a policy's `subject` says against what is known of the workload.
 
-Every kind that a subject gives must match: `cgroups`, `interfaces` and `labels`. Several cgroups, or several
-interfaces, are alternatives; of the labels all must be there and equal. A subject that gives nothing matches nobody:
-such a policy is selected by its name only.
+Every kind that a subject gives must match: `cgroups`, `interfaces`, `labels` and `nodes`. Several cgroups, or several
+interfaces, are alternatives; of the labels, and of the node's, all must be there and equal. A subject that names no
+workload matches nobody: such a policy is selected by its name only.
 
 A cgroup pattern is matched segment by segment, so that no `*` crosses a slash: `/agents.slice/coder-*.scope` is a
 `coder-1.scope` right below `agents.slice`, and neither one deeper nor the cgroups inside it. The cgroup that matched is
@@ -23,6 +23,7 @@ class Candidate:
     cgroup: str = ""  # its path in the hierarchy, `/agents.slice/coder-1.scope`
     interface: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def matches(subject: Subject, candidate: Candidate) -> bool:
@@ -34,7 +35,14 @@ def matches(subject: Subject, candidate: Candidate) -> bool:
         return False
     if subject.interfaces and not (interface and any(is_match(pattern, interface) for pattern in subject.interfaces)):
         return False
-    return all(candidate.labels.get(name) == value for name, value in subject.labels)
+    return all(candidate.labels.get(name) == value for name, value in subject.labels) and is_for_node(
+        subject, candidate.node_labels
+    )
+
+
+def is_for_node(subject: Subject, node_labels: Mapping[str, str]) -> bool:
+    """Whether a policy with this subject may be for workloads of a node with these labels."""
+    return all(node_labels.get(name) == value for name, value in subject.nodes)
 
 
 def is_cgroup_match(pattern: str, cgroup: str) -> bool:

@@ -63,7 +63,7 @@ def _mode(old: Mode, new: Mode) -> str:
 
 
 def _subject(old: Policy, new: Policy) -> Iterator[Difference]:
-    for kind in ("cgroups", "interfaces", "labels"):
+    for kind in ("cgroups", "interfaces", "labels", "nodes"):
         before, after = ([_entry(one) for one in getattr(policy.subject, kind)] for policy in (old, new))
         if came := [one for one in after if one not in before]:
             yield f"is for {kind} {listed_text(came)} from now on", True

@@ -15,6 +15,7 @@ from exeat.model.policy import Mode, OnUndeclared, Policy, Rule, Subject
 RULES_MAX = 20_000
 _API_VERSION = "exeat.dev/v1"
 _KIND = "EgressPolicy"
+_SUBJECT = ("cgroups", "interfaces", "labels", "nodes")
 _POLICY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _INTERFACE_NAME_MAX = 15  # IFNAMSIZ of linux/if.h, less the NUL
 
@@ -100,12 +101,12 @@ class _DocumentReader:
             )
         return name or "", self._labels(metadata)
 
-    def _labels(self, fields: Fields) -> tuple[tuple[str, str], ...]:
-        node = fields.get("labels")
+    def _labels(self, fields: Fields, kind: str = "labels") -> tuple[tuple[str, str], ...]:
+        node = fields.get(kind)
         if node is None:
             return ()
         if not isinstance(node, Mapping):
-            self.problems.add(node.line, "`labels` is no mapping: write `labels: {name: value}`")
+            self.problems.add(node.line, f"`{kind}` is no mapping: write `{kind}: {{label: value}}`")
             return ()
         labels = []
         for name, field in node.fields.items():
@@ -116,18 +117,21 @@ class _DocumentReader:
         return tuple(labels)
 
     def _subject(self, spec: Fields) -> Subject:
-        subject = spec.mapping(spec.get("subject"), "`subject`", ("cgroups", "interfaces", "labels"))
+        subject = spec.mapping(spec.get("subject"), "`subject`", _SUBJECT)
         if subject is None:
             return Subject()
         read = Subject(
             cgroups=self._patterns(subject, "cgroups"),
             interfaces=self._patterns(subject, "interfaces"),
             labels=self._labels(subject),
+            nodes=self._labels(subject, "nodes"),
         )
-        if not any(name in subject for name in ("cgroups", "interfaces", "labels")):
+        if not any(name in subject for name in _SUBJECT[:-1]):
+            where = " of these nodes" if "nodes" in subject else ""
             self.problems.add(
                 spec.line_of("subject"),
-                "`subject` could mean nobody or everybody: write `cgroups`, `interfaces` or `labels`, or leave it out",
+                f"`subject` could mean nobody or everybody{where}: write `cgroups`, `interfaces` or `labels`, "
+                "or leave it out",
             )
         return read
 

@@ -85,6 +85,8 @@ def _subject(subject: Subject) -> dict[str, Any]:
         found["interfaces"] = list(subject.interfaces)
     if subject.labels:
         found["labels"] = dict(subject.labels)
+    if subject.nodes:
+        found["nodes"] = dict(subject.nodes)
     return found
 
 
@@ -169,6 +171,7 @@ def _head(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
     yield "for cgroups", listed_text(policy.subject.cgroups)
     yield "for interfaces", listed_text(policy.subject.interfaces)
     yield "for labels", _pairs(policy.subject.labels)
+    yield "on nodes with", _pairs(policy.subject.nodes)
     if policy.subject == Subject():
         yield "for", "whom it is given by name"
     if policy.rollout_percent != 100:

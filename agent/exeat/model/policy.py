@@ -61,6 +61,7 @@ class Subject:
     cgroups: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[tuple[str, str], ...] = ()  # labels of the nodes on which it is for them; none: on all
 
 
 class Tunnel(StrEnum):
