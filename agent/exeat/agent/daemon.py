@@ -13,6 +13,7 @@ from pathlib import Path
 from exeat.agent.arrivals import Arrivals
 from exeat.agent.census import Census
 from exeat.agent.enforcer import Enforcer
+from exeat.agent.heeding import Heeding
 from exeat.agent.host import Host
 from exeat.agent.hub import Heed, Hub
 from exeat.agent.keeping import SystemdKeeping
@@ -114,7 +115,7 @@ class Daemon:
             self._story.last_seen_ns = self._alive.stat().st_mtime_ns
         self._programs.prepare(self._mount)
         self._take_over()
-        self._hub = Hub(self._instance, self._enforcer, self._sets, self._log, self._heed(loop))
+        self._hub = Hub(self._instance, self._enforcer, self._sets, self._log, self._heed())
         self._vitals.hub = self._readings.hub = self._hub
         self._begin()
         self._thread.start()
@@ -206,17 +207,11 @@ class Daemon:
         self._arrivals.take(news)
         self._looks.look_at_all({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
 
-    def _heed(self, loop: asyncio.AbstractEventLoop) -> Heed:
-        def no_gate(workload: int, pid: int) -> None:
-            loop.call_soon_threadsafe(self._enforcer.look_for_namespaces, workload, (pid,))
+    def _heed(self) -> Heed:
+        return Heed(Heeding(self._looks.look_where).say, Heeding(self._note_quarantine).say)
 
-        def quarantined(workload: int, reason: Reason) -> None:
-            loop.call_soon_threadsafe(self._note_quarantine, workload, reason)
-
-        return Heed(no_gate, quarantined)
-
-    def _note_quarantine(self, workload: int, reason: Reason) -> None:
-        if self._host.note_quarantine(workload, STORIES[reason]):
+    def _note_quarantine(self, workload: int, reasons: set[int]) -> None:
+        if self._host.note_quarantine(workload, STORIES[Reason(min(reasons))]):
             self._enforcer.cut([workload])
 
     def _timed(self, answer_ns: int) -> None:

@@ -1,7 +1,6 @@
 """Puts workloads under table sets, and keeps kernel, gates and open connections in step."""
 
 import errno
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -81,9 +80,7 @@ class Enforcer:
         self._host_servers = host_servers
         self._take = take
         self._keeping = keeping
-        self._own_namespace = os.stat("/proc/self/ns/net").st_ino
         self._gone: deque[int] = deque()
-        self._fallbacks: dict[int, int] = {}  # when the mode of a workload falls back
 
     def put(
         self, workload: int, path: str, name: str, key: str, unite: Callable[[], United], override: Override | None
@@ -101,9 +98,6 @@ class Enforcer:
         else:
             self._move(bound, table_set, override, mode, now_ns)
             bound.name = name
-        self._fallbacks.pop(workload, None)
-        if mode and override and override.until_ns:
-            self._fallbacks[workload] = override.until_ns
         return True
 
     def is_quarantined(self, workload: int) -> bool:
@@ -113,7 +107,6 @@ class Enforcer:
     def release(self, workload: int) -> None:
         """It has gone, or nobody manages it any more."""
         bound = self.bound.pop(workload, None)
-        self._fallbacks.pop(workload, None)
         if bound:
             bound.table_set.users.discard(workload)
             bound.house.close()
@@ -145,19 +138,13 @@ class Enforcer:
                 if not isinstance(error, OSError) or error.errno != errno.EBADF:  # else the namespace was just left
                     raise
 
-    def tick(self, now_ns: int) -> tuple[int, ...]:
-        """Follows what the kernel does by the clock: rules end, modes fall back. The workloads whose mode did."""
+    def tick(self, now_ns: int) -> None:
+        """Follows what the kernel does by the clock: connections of rules that have ended end."""
         over = [one for one in self._sets.all if one.ends_ns and one.ends_ns[0] + _CERTAINLY_NS <= now_ns]
         for one in over:
             while one.ends_ns and one.ends_ns[0] + _CERTAINLY_NS <= now_ns:
                 one.ends_ns.pop(0)
-        fallen = tuple(workload for workload, until_ns in self._fallbacks.items() if until_ns + _CERTAINLY_NS <= now_ns)
-        for workload in fallen:
-            del self._fallbacks[workload]
-            bound = self.bound[workload]
-            self._thread.do(lambda bound=bound: bound.house.switch(bound.table_set.ledger, None))  # type: ignore[misc]
-        self.cut({*fallen, *(user for one in over for user in one.users)})
-        return fallen
+        self.cut({user for one in over for user in one.users})
 
     def collect(self, now_ns: int) -> list[int]:
         """Policy ids that nobody uses any more and the kernel may forget; removing them takes a while."""
@@ -166,19 +153,20 @@ class Enforcer:
     def _bind(
         self, workload: int, path: str, name: str, table_set: TableSetInKernel, override: Override | None, now_ns: int
     ) -> None:
-        left = self.left.pop(workload, None)
+        left = self.left.get(workload)
         self.paths[workload] = path
         mode = _mode_now(override, now_ns)
         ledger, keeping = table_set.ledger, self._keeping
-        house = Gatehouse(
-            self._thread, workload, path, ledger, self._host_servers, self._take, mode, keeping, self._timed
-        )
         if left is None or left.policy_id != table_set.policy_id:
             if left:
                 self._adopt_left(table_set, left, now_ns)
             self._write(workload, table_set, override)
         elif (left.mode, left.mode_until_ns) != self._as_left(override):
             self._write(workload, table_set, override)
+        house = Gatehouse(
+            self._thread, workload, path, ledger, self._host_servers, self._take, mode, keeping, self._timed
+        )
+        self.left.pop(workload, None)  # only now: where something failed, what was left is what holds
         table_set.users.add(workload)
         self.bound[workload] = Bound(workload, path, name, table_set, house, override, now_ns)
 
@@ -221,62 +209,3 @@ class Enforcer:
 
     def _swept(self, policy_ids: dict[int, int], diagnoses: dict[int, Diagnosis]) -> int:
         return cut_revoked_of(self._instance, self._tables, policy_ids, diagnoses.values())
-
-    def look_for_namespaces(self, workload: int, pids: Iterable[int]) -> bool:
-        """Has the gate listen wherever the workload's processes are; whether that is so now."""
-        bound = self.bound.get(workload)
-        if bound is None:
-            return True
-        seen: dict[int, int] = {}
-        for pid in pids:
-            try:
-                seen.setdefault(os.stat(f"/proc/{pid}/ns/net").st_ino, pid)
-            except OSError:  # it has gone
-                continue
-        if not seen and not bound.namespaces:
-            seen[self._own_namespace] = os.getpid()  # where its first process will most likely be
-        is_done = True
-        for inode, pid in seen.items():
-            bound.unseen.pop(inode, None)
-            if inode not in bound.namespaces:
-                is_done = self._open_in(bound, inode, pid) and is_done
-        return is_done
-
-    def abroad(self) -> list[int]:
-        """The workloads that are, or were, in other network namespaces than this one."""
-        own = {self._own_namespace}
-        return [workload for workload, bound in self.bound.items() if bound.namespaces.keys() - own]
-
-    def leave_namespaces(self, workload: int, pids: Iterable[int]) -> None:
-        """A listener keeps its namespace alive: where nobody of the workload is any more, it ends."""
-        bound = self.bound[workload]
-        inodes = set()
-        for pid in pids:
-            try:
-                inodes.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
-            except OSError:  # it has gone
-                continue
-        for inode, network in list(bound.namespaces.items()):
-            if inode in inodes or inode == self._own_namespace:
-                bound.unseen.pop(inode, None)
-            else:
-                bound.unseen[inode] = bound.unseen.get(inode, 0) + 1
-                if bound.unseen[inode] > 1:
-                    bound.house.leave(network)
-                    del bound.namespaces[inode], bound.unseen[inode]
-
-    def _open_in(self, bound: Bound, inode: int, pid: int) -> bool:
-        if inode == self._own_namespace:
-            bound.namespaces[inode] = bound.house.open()
-            return True
-        try:
-            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return True  # it has gone; whoever is there besides is looked at next time
-        try:
-            bound.namespaces[inode] = bound.house.open(fd)
-        except OSError:  # its loopback is not up yet
-            return False
-        finally:
-            os.close(fd)
-        return True

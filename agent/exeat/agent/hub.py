@@ -19,17 +19,13 @@ from exeat.audit.log import VerdictLog
 from exeat.core.filters import Filter
 from exeat.core.verdict_text import json_line
 from exeat.errors import ExeatError, KernelError
-from exeat.kernel.abi import Hook
+from exeat.kernel.cutting import DENYING, end, must_end
 from exeat.kernel.events import Event, EventRing
 from exeat.kernel.instance import Instance
-from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.telling import tell
 from exeat.model.record import Record
-from exeat.model.verdicts import Reason, Verdict
+from exeat.model.verdicts import Reason
 
-_TCP = 6
-_CUTTING = (Verdict.DROPPED, Verdict.ERROR)
-_CUT_AT = (Hook.PACKET, Hook.HELLO)
 _BATCH = 1000
 QUARANTINING = frozenset((Reason.LIMIT_BYTES, Reason.LIMIT_CONNECTIONS, Reason.LIMIT_DESTINATIONS, Reason.UNDECLARED))
 _WAIT_S = 1.0
@@ -175,7 +171,7 @@ class Hub:
 
     def _told(self, events: Iterator[Event]) -> Iterator[Record]:
         for event in events:
-            if event.verdict in _CUTTING:
+            if event.verdict in DENYING:
                 self._attend(event)
             yield tell(event, self._enforcer.paths, self._sets.namings.known)
 
@@ -184,20 +180,11 @@ class Hub:
             self._heed.no_gate(event.workload, event.pid)
         elif event.reason in QUARANTINING:
             self._heed.quarantined(event.workload, Reason(event.reason))
-        if event.protocol == _TCP and event.hook in _CUT_AT:
+        if must_end(event):
             self._cut(event)
 
     def _cut(self, event: Event) -> None:
-        """Its packets are dropped by now: end it, so that its program sees an error and not a silence.
-
-        Also where the writer of a hello was told EACCES: Node.js (20) forgets that and would wait for an answer.
-        """
-
-        def destroy(diagnosis: Diagnosis) -> bool:
-            port, source_port = int.from_bytes(event.port, "big"), int.from_bytes(event.source_port, "big")
-            return diagnosis.destroy_flow(event.address, port, event.source, source_port, event.cookie)
-
         try:
-            self._enforcer.cut_flow(event.workload, destroy)
+            self._enforcer.cut_flow(event.workload, lambda diagnosis: end(event, diagnosis))
         except (KernelError, OSError) as error:
             self.failure = error

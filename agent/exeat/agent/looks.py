@@ -1,10 +1,11 @@
 """Has gates listen where the processes of their workloads are, and nowhere else."""
 
 import asyncio
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 
 from exeat.agent.census import Census
-from exeat.agent.enforcer import Enforcer
+from exeat.agent.enforcer import Bound, Enforcer
 
 _LATER_S = (0.01, 0.03, 0.1, 0.3, 1.0)  # a container's loopback comes up after its first process
 
@@ -15,6 +16,7 @@ class Looks:
     def __init__(self, enforcer: Enforcer, census: Census) -> None:
         self._enforcer = enforcer
         self._census = census
+        self._own_namespace = os.stat("/proc/self/ns/net").st_ino
 
     def look(self, workload: int) -> None:
         """Looks now, and in the next moments if somewhere it cannot listen yet."""
@@ -25,17 +27,73 @@ class Looks:
         for workload in list(workloads):
             self.look(workload)
 
+    def look_where(self, workload: int, pids: Iterable[int]) -> bool:
+        """Has the gate listen wherever these processes are; whether that is so now."""
+        bound = self._enforcer.bound.get(workload)
+        if bound is None:
+            return True
+        seen: dict[int, int] = {}
+        for inode, pid in _namespaces(pids):
+            seen.setdefault(inode, pid)
+        if not seen and not bound.namespaces:
+            seen[self._own_namespace] = os.getpid()  # where its first process will most likely be
+        is_done = True
+        for inode, pid in seen.items():
+            bound.unseen.pop(inode, None)
+            if inode not in bound.namespaces:
+                is_done = self._open_in(bound, inode, pid) and is_done
+        return is_done
+
     def look_abroad(self) -> None:
         """After those in other namespaces than this one: a listener keeps a namespace alive that everybody has left."""
-        for workload in self._enforcer.abroad():
-            pids = list(self._census.pids(self._enforcer.bound[workload].path))
-            self._enforcer.look_for_namespaces(workload, pids)
-            self._enforcer.leave_namespaces(workload, pids)
+        own = {self._own_namespace}
+        for workload, bound in list(self._enforcer.bound.items()):
+            if bound.namespaces.keys() - own:
+                pids = list(self._census.pids(bound.path))
+                self.look_where(workload, pids)
+                self._leave(bound, pids)
 
     def _look(self, workload: int, later_s: tuple[float, ...]) -> None:
         bound = self._enforcer.bound.get(workload)
         if bound is None:
             return
-        is_done = self._enforcer.look_for_namespaces(workload, self._census.pids(bound.path))
+        is_done = self.look_where(workload, self._census.pids(bound.path))
         if later_s and not is_done:
             asyncio.get_running_loop().call_later(later_s[0], self._look, workload, later_s[1:])
+
+    def _leave(self, bound: Bound, pids: Iterable[int]) -> None:
+        """Where nobody of the workload was seen twice in a row, its gate ends."""
+        inodes = {inode for inode, _ in _namespaces(pids)}
+        for inode, network in list(bound.namespaces.items()):
+            if inode in inodes or inode == self._own_namespace:
+                bound.unseen.pop(inode, None)
+            else:
+                bound.unseen[inode] = bound.unseen.get(inode, 0) + 1
+                if bound.unseen[inode] > 1:
+                    bound.house.leave(network)
+                    del bound.namespaces[inode], bound.unseen[inode]
+
+    def _open_in(self, bound: Bound, inode: int, pid: int) -> bool:
+        if inode == self._own_namespace:
+            bound.namespaces[inode] = bound.house.open()
+            return True
+        try:
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True  # it has gone; whoever is there besides is looked at next time
+        try:
+            bound.namespaces[inode] = bound.house.open(fd)
+        except OSError:  # its loopback is not up yet
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+
+def _namespaces(pids: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The inodes of the network namespaces in which these processes are, each with the process."""
+    for pid in pids:
+        try:
+            yield os.stat(f"/proc/{pid}/ns/net").st_ino, pid
+        except OSError:  # it has gone
+            continue

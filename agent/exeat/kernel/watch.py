@@ -8,19 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from exeat.errors import KernelError
-from exeat.kernel.abi import Hook
-from exeat.kernel.events import Event, EventRing
+from exeat.kernel.cutting import end, must_end
+from exeat.kernel.events import EventRing
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import cut_revoked
 from exeat.kernel.tables import Tables, boot_ns
 from exeat.kernel.telling import Naming, tell
 from exeat.model.record import Record
-from exeat.model.verdicts import Verdict
 
-_TCP = 6
-_CUTTING = (Verdict.DROPPED, Verdict.ERROR)
-_CUT_AT = (Hook.PACKET, Hook.HELLO)
 _CERTAINLY_NS = 50_000_000  # later than the kernel's idea of an end, which was reckoned a little earlier
 _DAY_S = 86_400.0  # select() takes no centuries
 
@@ -89,19 +85,6 @@ class Watch:
 
     def _drain(self) -> None:
         for event in self._ring.drain():
-            if event.protocol == _TCP and event.verdict in _CUTTING and event.hook in _CUT_AT:
-                self._cut(event)
+            if must_end(event):
+                end(event, self._diagnosis)
             self._take(tell(event, self._watched.workloads, self._watched.policies))
-
-    def _cut(self, event: Event) -> None:
-        """Its packets are dropped by now: end it, so that its program sees an error and not a silence.
-
-        Also where the writer of a hello was told EACCES: Node.js (20) forgets that and would wait for an answer.
-        """
-        self._diagnosis.destroy_flow(
-            bytes(event.address),
-            int.from_bytes(bytes(event.port), "big"),
-            bytes(event.source),
-            int.from_bytes(bytes(event.source_port), "big"),
-            event.cookie,
-        )
