@@ -34,7 +34,7 @@ class DohHosts:
 
     def covers(self, name: str) -> bool:
         """Whether a lower-case A-label name is such a host."""
-        return name in self.names or any(ancestor in self.suffixes for ancestor in ancestors(name))
+        return name in self.names or not self.suffixes.isdisjoint(ancestors(name))
 
     def closing(self, suffix: str) -> str | None:
         """What closes the whole of a suffix: itself or one above it; None if nothing does."""

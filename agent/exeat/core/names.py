@@ -1,6 +1,7 @@
 """Text to host pattern: one way to write each name, and a sentence for whatever is no host name."""
 
 import re
+from functools import lru_cache
 from ipaddress import ip_network
 
 import idna
@@ -19,6 +20,7 @@ _LIKE_ADDRESS = re.compile(r"[\[\]0-9A-Fa-f:./%]*|.*:.*", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
+@lru_cache(maxsize=16_384)  # a policy that is read again because of one host has most of them as before
 def parse_host_pattern(text: str) -> HostPattern:
     """Read `api.example.com`, `*.example.com` or `**.example.com`. Raises ValueError with a sentence."""
     _refuse_what_is_no_name(text)

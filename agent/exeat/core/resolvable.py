@@ -32,6 +32,7 @@ class Resolvable:
     def __init__(self, table_set: TableSet):
         self._exact: dict[str, Found | None] = {}
         self._suffixes: dict[str, tuple[Found | None, Found | None]] = {}  # one label more, several labels more
+        self._shared: dict[Found, Found] = {}
         for entry in table_set.hosts:
             if entry.names_id == _RESOLVABLE:
                 self._add(entry)
@@ -65,14 +66,16 @@ class Resolvable:
 
     def _add(self, entry: HostEntry) -> None:
         name = entry.reversed_name[-2::-1].decode("ascii")  # without its end mark, a NUL or a dot
-        one, many = (
-            Found(slot, entry.is_exact and not entry.is_doh, entry.is_doh) if slot.until or entry.is_doh else None
-            for slot in (entry.one, entry.many)
-        )
         if entry.is_exact:
-            self._exact[name] = one
+            self._exact[name] = self._found(entry.one, entry)
         else:
-            self._suffixes[name] = one, many
+            self._suffixes[name] = self._found(entry.one, entry), self._found(entry.many, entry)
+
+    def _found(self, slot: HostSlot, entry: HostEntry) -> Found | None:
+        if not (slot.until or entry.is_doh):
+            return None
+        found = Found(slot, entry.is_exact and not entry.is_doh, entry.is_doh)
+        return self._shared.setdefault(found, found)  # ten thousand hosts of one rule say the same
 
 
 class _Prefixes:

@@ -37,7 +37,8 @@ _NETWORK = struct.Struct("<II16s")
 _PORT_KEY = struct.Struct("<IIBx")
 _PORT = struct.Struct("<QQQIIIxxxx")
 _HOST_KEY = struct.Struct("<II252s")
-_HOST = struct.Struct("<QQIIQQIIHBB4x")
+_SLOT = struct.Struct("<QQII")
+_HOST_END = struct.Struct("<HBB4x")  # after two slots
 
 
 def boot_ns(wall_ns: int, *, now_wall_ns: int | None = None) -> int:
@@ -259,20 +260,15 @@ class Tables:
             _HOST_KEY.pack(32 + 8 * len(entry.reversed_name), base + entry.names_id, entry.reversed_name)
             for entry in table_set.hosts
         ]
+        slots: dict[model.HostSlot, bytes] = {}  # ten thousand hosts of one rule say the same
+        for entry in table_set.hosts:
+            for slot in (entry.one, entry.many):
+                if slot not in slots:
+                    slots[slot] = _SLOT.pack(
+                        boot_ns(slot.until), boot_ns(slot.ech_until), slot.rule, slot.ports_id and base + slot.ports_id
+                    )
         values = [
-            _HOST.pack(
-                boot_ns(entry.one.until),
-                boot_ns(entry.one.ech_until),
-                entry.one.rule,
-                entry.one.ports_id and base + entry.one.ports_id,
-                boot_ns(entry.many.until),
-                boot_ns(entry.many.ech_until),
-                entry.many.rule,
-                entry.many.ports_id and base + entry.many.ports_id,
-                entry.dots,
-                entry.is_exact,
-                entry.is_doh,
-            )
+            slots[entry.one] + slots[entry.many] + _HOST_END.pack(entry.dots, entry.is_exact, entry.is_doh)
             for entry in table_set.hosts
         ]
         self._write("hosts", keys, values)
