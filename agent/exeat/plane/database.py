@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from exeat.core.problems import shown
 from exeat.errors import ExeatError
 
 Row = tuple[Any, ...]
@@ -56,7 +57,10 @@ class Tx(Protocol):
 
 
 class Database(Protocol):
-    """Any thread may ask. Raises StoreError where the database does not answer."""
+    """Any thread may ask. Raises StoreError where the database does not answer, and where it refuses what it is told.
+
+    One transaction at a time in a thread: inside of `writing`, nobody begins another one.
+    """
 
     def reading(self) -> AbstractContextManager[Tx]:
         """Sees one state of everything, and changes nothing."""
@@ -65,8 +69,8 @@ class Database(Protocol):
         """All of it or, where an exception leaves the block, nothing."""
 
     def listen(self, heard: Callable[[News], None]) -> None:
-        """Calls back, in any thread, for the news of this and every other replica. News may come twice, or be lost
-        while the database is away: then all of them come once, with no `about`."""
+        """Calls back, in any thread, for the news of this and every other replica. `heard` must neither wait nor raise.
+        News may come twice, or be lost while the database is away: then all of them come once, with no `about`."""
 
     def close(self) -> None:
         """No more of it."""
@@ -86,4 +90,8 @@ def open_database(url: str) -> Database:
         from exeat.plane.postgres import Postgres
 
         return Postgres(url)
-    raise StoreError(f"{url} is no store: write sqlite:/var/lib/exeat-plane/plane.db or postgresql://host/database")
+    # Not the whole of it: there may be a password in there.
+    raise StoreError(
+        f"{shown(url.partition(':')[0])} is no kind of store: write sqlite:/var/lib/exeat-plane/plane.db or "
+        "postgresql://host/database"
+    )

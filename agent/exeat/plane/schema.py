@@ -6,8 +6,11 @@ from exeat.plane.database import StoreError, Tx
 _FIRST = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
--- Texts by their SHA-256. Never removed: histories refer to them.
-CREATE TABLE documents (revision TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, first_ns BIGINT NOT NULL);
+-- Texts by their SHA-256. Never removed: histories refer to them. `facts`: what is asked of many policies at once, read
+-- out of the text when it came (policy_facts.py).
+CREATE TABLE documents (
+  revision TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, facts TEXT NOT NULL, first_ns BIGINT NOT NULL
+);
 
 -- What shall hold. `source`: store, or directory.
 CREATE TABLE policies (
@@ -21,15 +24,18 @@ CREATE TABLE history (
 );
 CREATE INDEX history_of ON history (name, id);
 
--- A change on its way to all nodes. `state`: running, stopped, done, cancelled. `stages`: percents, as JSON.
+-- A change on its way to all nodes. `state`: running, stopped, done, cancelled. `stages`: percents, as JSON. `tried`,
+-- `denied`: what was counted on the chosen nodes, from the full hour on, when the stage began; tallies know no minutes.
 CREATE TABLE rollouts (
   id {id}, name TEXT NOT NULL, before TEXT NOT NULL, revision TEXT NOT NULL, stages TEXT NOT NULL,
   stage INTEGER NOT NULL, soak_s INTEGER NOT NULL, max_per_mille INTEGER NOT NULL, state TEXT NOT NULL,
-  why TEXT NOT NULL, by_whom TEXT NOT NULL, began_ns BIGINT NOT NULL, stage_ns BIGINT NOT NULL
+  why TEXT NOT NULL, by_whom TEXT NOT NULL, began_ns BIGINT NOT NULL, stage_ns BIGINT NOT NULL,
+  tried BIGINT NOT NULL, denied BIGINT NOT NULL
 );
+CREATE INDEX rollouts_of ON rollouts (state, name);
 
--- `state`: active, retired. `pinned`: labels that the plane sets, in place of what the node says. `fault`: the NACK that
--- holds, empty: none. `serial` is the manifest that was sent last, `acked` the one that the node enforces.
+-- `state`: active, retired. `pinned`: labels that the plane sets, in place of what the node says. `fault`: the NACK
+-- that holds, empty: none. `serial` is the manifest that was sent last, `acked` the one that the node enforces.
 CREATE TABLE nodes (
   name TEXT PRIMARY KEY, state TEXT NOT NULL, labels TEXT NOT NULL, pinned TEXT NOT NULL, version TEXT NOT NULL,
   kernel TEXT NOT NULL, features TEXT NOT NULL, start TEXT NOT NULL, protocol INTEGER NOT NULL,
@@ -70,7 +76,7 @@ CREATE TABLE verdicts (
 );
 CREATE INDEX verdicts_at ON verdicts (at_ns);
 
--- The same counted by the hour, for much longer. `target`: the name, or else the address; `workload`: the cgroup's path.
+-- The same counted by the hour, for much longer. `target`: the name, or else the address; `workload`: the cgroup.
 CREATE TABLE tallies (
   hour_ns BIGINT NOT NULL, node TEXT NOT NULL, workload TEXT NOT NULL, policy TEXT NOT NULL, rule TEXT NOT NULL,
   target TEXT NOT NULL, port INTEGER NOT NULL, protocol INTEGER NOT NULL, hook TEXT NOT NULL,

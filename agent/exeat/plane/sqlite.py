@@ -1,9 +1,10 @@
 """SQLite: one file, one plane. Readers do not wait for the writer (WAL); a commit is on disk when it returns."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from exeat.plane.database import News, Row, StoreError, Tx
@@ -11,20 +12,23 @@ from exeat.plane.schema import bring_up
 
 _WORDS = {"id": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"}
 _WAIT_S = 30.0
+_IDLE_MAX = 16
 
 
 class Sqlite:
-    """Twin of Postgres. Connections are per thread, and one thread writes at a time."""
+    """Twin of Postgres. One thread writes at a time; many read, on connections that cannot write."""
 
     def __init__(self, path: str) -> None:
         if not path.startswith("/"):
-            raise StoreError(f"sqlite:{path}: write the whole path of a file, as in sqlite:/var/lib/exeat-plane/plane.db")
+            example = "sqlite:/var/lib/exeat-plane/plane.db"
+            raise StoreError(f"sqlite:{path}: write the whole path of a file, as in {example}")
         self._path = Path(path)
-        self._own = threading.local()
         self._writers = threading.Lock()
-        self._all: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []  # readers; append and pop are atomic
         self._listeners: list[Callable[[News], None]] = []
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._is_closed = False
+        self._make_file()
+        self._writer = self._connect("synchronous = FULL", "foreign_keys = ON")
         with self.writing() as tx:
             is_new = tx.one("SELECT 1 FROM sqlite_master WHERE name = 'settings'") is None
             step = None if is_new else tx.one("SELECT value FROM settings WHERE name = 'step'")
@@ -33,69 +37,93 @@ class Sqlite:
     @contextmanager
     def reading(self) -> Iterator[Tx]:
         """Sees one state of everything."""
-        connection = self._connection()
-        with _told(self._path):
-            connection.execute("BEGIN")
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect("query_only = ON")
+        try:
+            with _told(self._path):
+                connection.execute("BEGIN")
             try:
-                yield _SqliteTx(connection)
+                yield _SqliteTx(connection, self._path)
             finally:
-                connection.rollback()
+                with _told(self._path):
+                    connection.rollback()
+        finally:
+            if self._is_closed or len(self._idle) >= _IDLE_MAX:
+                connection.close()
+            else:
+                self._idle.append(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Tx]:
-        """All of it or nothing."""
-        connection = self._connection()
-        with self._writers, _told(self._path):
-            connection.execute("BEGIN IMMEDIATE")
-            tx = _SqliteTx(connection)
+        """All of it or nothing. A thread that is in here must not begin another one."""
+        with self._writers:
+            with _told(self._path):
+                self._writer.execute("BEGIN IMMEDIATE")
+            tx = _SqliteTx(self._writer, self._path)
             try:
                 yield tx
-                connection.commit()
+                with _told(self._path):
+                    self._writer.commit()
             finally:
-                if connection.in_transaction:
-                    connection.rollback()
+                if self._writer.in_transaction:
+                    with suppress(sqlite3.Error):  # what is wrong is being told already
+                        self._writer.rollback()
         for news in dict.fromkeys(tx.news):
             for heard in self._listeners:
                 heard(news)
 
     def listen(self, heard: Callable[[News], None]) -> None:
-        """Of this process: another one must not use the file."""
+        """Of this process. Another one may use the file too, for a token say, and is not heard."""
         self._listeners.append(heard)
 
     def close(self) -> None:
         """No more of it."""
-        for connection in self._all:
-            connection.close()
+        self._is_closed = True
+        with self._writers:
+            self._writer.close()
+        while self._idle:
+            self._idle.pop().close()
 
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._own, "connection", None)
-        if found is None:
-            with _told(self._path):
-                found = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
-                    found.execute(f"PRAGMA {pragma}")
-            self._own.connection = found
-            self._all.append(found)
+    def _make_file(self) -> None:
+        """Nobody else reads it: hashes of tokens and the console's key are in there."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreError(f"{self._path}: the store cannot be made or opened: {error.strerror}") from error
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        with _told(self._path):
+            found = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            for pragma in ("journal_mode = WAL", "temp_store = MEMORY", *pragmas):
+                found.execute(f"PRAGMA {pragma}")
         return found
 
 
 class _SqliteTx:
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.news: list[News] = []
         self._connection = connection
+        self._path = path
 
     def all(self, sql: str, *values: object) -> list[Row]:
-        return self._connection.execute(sql, values).fetchall()  # type: ignore[arg-type]
+        with _told(self._path):
+            return self._connection.execute(sql, values).fetchall()
 
     def one(self, sql: str, *values: object) -> Row | None:
-        found: Row | None = self._connection.execute(sql, values).fetchone()  # type: ignore[arg-type]
-        return found
+        with _told(self._path):
+            found: Row | None = self._connection.execute(sql, values).fetchone()
+            return found
 
     def do(self, sql: str, *values: object) -> int:
-        return self._connection.execute(sql, values).rowcount  # type: ignore[arg-type]
+        with _told(self._path):
+            return self._connection.execute(sql, values).rowcount
 
     def many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        self._connection.executemany(sql, rows)  # type: ignore[arg-type]
+        with _told(self._path):
+            self._connection.executemany(sql, rows)
 
     def append(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         marks = ", ".join("?" * len(columns))
@@ -111,3 +139,5 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error
+    except (UnicodeEncodeError, OverflowError) as error:  # half a character, a number beyond 63 bits
+        raise StoreError(f"{path}: the store cannot keep this value: {error}") from error
