@@ -24,6 +24,7 @@ import (
 	v1 "exeat.dev/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -39,6 +40,19 @@ var (
 	refuse    = flag.String("refuse", "", "a policy whose document has this text is answered with a NACK")
 	verdicts  = flag.Uint64("verdicts", 0, "how many to report, all but the first batch twice")
 )
+
+// codec: Debian's gRPC would write messages with an older library than the one that they are generated for.
+type codec struct{}
+
+func (codec) Marshal(message interface{}) ([]byte, error) {
+	return proto.Marshal(message.(proto.Message))
+}
+
+func (codec) Unmarshal(data []byte, message interface{}) error {
+	return proto.Unmarshal(data, message.(proto.Message))
+}
+
+func (codec) Name() string { return "proto" }
 
 var printing sync.Mutex
 
@@ -64,6 +78,7 @@ type agent struct {
 
 func main() {
 	flag.Parse()
+	encoding.RegisterCodec(codec{})
 	connection, err := grpc.Dial(*endpoint, grpc.WithTransportCredentials(credentials.NewTLS(tlsOf())))
 	if err != nil {
 		fail("dial", err)
@@ -75,9 +90,6 @@ func main() {
 		bufio.NewReader(os.Stdin).ReadByte()
 		os.Exit(0)
 	}()
-	if *verdicts > 0 {
-		report(context, plane)
-	}
 	one := &agent{signer: signerOf(), held: map[string]string{}, done: map[string]*v1.CommandResult{}}
 	one.sync(context, plane)
 }
@@ -109,6 +121,9 @@ func (one *agent) sync(context context.Context, plane v1.PlaneClient) {
 		switch said := response.Said.(type) {
 		case *v1.SyncResponse_Welcome:
 			say("welcome", map[string]interface{}{"plane": said.Welcome.Plane, "protocol": said.Welcome.Protocol})
+			if *verdicts > 0 {
+				go report(context, plane)
+			}
 			send(&v1.SyncRequest{Said: &v1.SyncRequest_Workloads{Workloads: &v1.WorkloadNews{IsAll: true,
 				Workloads: []*v1.WorkloadState{{Name: "gopher", Cgroup: "/gopher", Mode: v1.Mode_MODE_ENFORCE,
 					Source: "registration", Since: now}}}}})
