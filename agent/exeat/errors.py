@@ -36,17 +36,20 @@ class AgentUnavailable(ExeatError):
 
 
 class StatusWord(Enum):
-    """How the agent refuses a request; the values are gRPC's words, as proto/exeat/v1/agent.proto promises them."""
+    """How a request is refused; the values are gRPC's words, as agent.proto and plane.proto promise them."""
 
     INVALID = "INVALID_ARGUMENT"  # the request means nothing
     NOT_FOUND = "NOT_FOUND"  # no such workload, policy or allowance
     PRECONDITION = "FAILED_PRECONDITION"  # not now
     UNAVAILABLE = "UNAVAILABLE"  # it is ending, or has too much to do
-    PERMISSION = "PERMISSION_DENIED"
+    PERMISSION = "PERMISSION_DENIED"  # not to whoever asks
+    UNAUTHENTICATED = "UNAUTHENTICATED"  # nobody knows who asks
+    EXHAUSTED = "RESOURCE_EXHAUSTED"  # too large, or too many
+    EXISTS = "ALREADY_EXISTS"  # the same is there anew
 
 
 class Refused(ExeatError):
-    """The agent does not do what it was asked. Raised by its operations, and again at the asker's end."""
+    """Agent or plane does not do what it was asked. Raised by its operations, and again at the asker's end."""
 
     def __init__(self, word: StatusWord, sentence: str) -> None:
         super().__init__(sentence)

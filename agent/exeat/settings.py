@@ -4,23 +4,30 @@ Pure: whether a directory or a group exists, the agent finds out when it starts.
 """
 
 import re
+import socket
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
 from exeat.core.policy_limits import parse_size
 from exeat.core.problems import Problems, shown
-from exeat.core.yaml_fields import Fields, read_integer, read_parsed, read_text
+from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text
 from exeat.core.yaml_nodes import Mapping, Scalar, compose
 from exeat.model.networks import Address
 
 DEFAULT_FILE = Path("/etc/exeat/exeat.yaml")
 _API_VERSION = "exeat.dev/v1"
 _KIND = "AgentSettings"
-_SPEC = ("policies", "state", "runtime", "log", "api", "metrics")
+_SPEC = ("policies", "state", "runtime", "log", "api", "metrics", "node", "plane")
 _EMPTY = re.compile(r"\s*(#.*\s*|---\s*|\.\.\.\s*)*")
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.IGNORECASE)  # useradd(8)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
+_PLANE = ("endpoints", "ca", "certificate", "key", "public_key", "server_name")
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+_HOST_MAX = 253  # RFC 1035 2.3.4
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
+_ENDPOINTS_MAX = 16
 _SOCKET_PATH_MAX = 107  # sun_path of sys/un.h, less the NUL
 _MAX_BYTES = (1 << 20, 1 << 40)
 _KEEP = (1, 1000)
@@ -48,6 +55,37 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who this host is in its fleet."""
+
+    name: str = field(default_factory=socket.gethostname)
+    labels: tuple[tuple[str, str], ...] = ()  # a policy's `subject.nodes` is compared with them
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a control plane listens for agents."""
+
+    host: str  # a name or an address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneAccess:
+    """How the agent reaches its control plane."""
+
+    endpoints: tuple[Endpoint, ...]  # tried in turn
+    ca: Path  # who vouches for the plane
+    certificate: Path  # this node's own
+    key: Path
+    public_key: Path | None = None  # who signs manifests and commands; None: they may be unsigned
+    server_name: str = ""  # that the plane's certificate must have; empty: the endpoint's host
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All that an agent is told about its host."""
 
@@ -58,6 +96,8 @@ class Settings:
     socket: Path = Path("/run/exeat/agent.sock")
     group: str = "exeat"
     metrics: Listen | None = Listen(ip_address("127.0.0.1"), 9469)  # None: off
+    node: NodeSettings = field(default_factory=NodeSettings)
+    plane: PlaneAccess | None = None  # None: there is none, files alone say what holds
 
 
 _DEFAULT = Settings()
@@ -98,6 +138,8 @@ class _Reader:
             socket=self._socket(api, runtime),
             group=self._group(api),
             metrics=self._metrics(spec),
+            node=self._node(spec),
+            plane=self._plane(spec),
         )
 
     def _constant(self, document: Fields, name: str, value: str) -> None:
@@ -145,6 +187,57 @@ class _Reader:
             return None
         return read_parsed(node, "`listen`", _parse_listen, self.problems) or _DEFAULT.metrics
 
+    def _node(self, spec: Fields) -> NodeSettings:
+        node = spec.mapping(spec.get("node"), "`node`", ("name", "labels"))
+        if node is None:
+            return NodeSettings()
+        name = self._host(node, "name")
+        return NodeSettings(name, self._labels(node)) if name else NodeSettings(labels=self._labels(node))
+
+    def _labels(self, node: Fields) -> tuple[tuple[str, str], ...]:
+        labels = node.get("labels")
+        if not isinstance(labels, Mapping):
+            if labels is not None:
+                self.problems.add(labels.line, "`labels` is no mapping: write `labels: {label: value}`")
+            return ()
+        read = []
+        for name, entry in labels.fields.items():
+            key = read_text(entry.key, "a label's name", self.problems, 63)
+            value = read_text(entry.node, f"the label {shown(name)}", self.problems, 253)
+            if key is not None and value is not None:
+                read.append((key, value))
+        return tuple(read)
+
+    def _plane(self, spec: Fields) -> PlaneAccess | None:
+        plane = spec.mapping(spec.get("plane"), "`plane`", _PLANE)
+        if plane is None:
+            return None
+        ca = self._required_path(plane, "ca", "the file of the authority that vouches for the plane")
+        certificate = self._required_path(plane, "certificate", "the file of this node's certificate")
+        key = self._required_path(plane, "key", "the file of this node's key")
+        public_key = self._path(plane, "public_key", Path()) if "public_key" in plane else None
+        return PlaneAccess(self._endpoints(plane), ca, certificate, key, public_key, self._host(plane, "server_name"))
+
+    def _endpoints(self, plane: Fields) -> tuple[Endpoint, ...]:
+        example = "where the plane listens, as in `[plane.example.com:9470]`"
+        nodes = read_list(plane.required("endpoints", example), "`endpoints`", self.problems)
+        if len(nodes) > _ENDPOINTS_MAX:
+            text = f"`endpoints` has {len(nodes)} entries: write at most {_ENDPOINTS_MAX}"
+            self.problems.add(nodes[_ENDPOINTS_MAX].line, text)
+        read = [read_parsed(node, "an entry of `endpoints`", _parse_endpoint, self.problems) for node in nodes]
+        return tuple(dict.fromkeys(one for one in read if one))
+
+    def _host(self, fields: Fields, name: str) -> str:
+        node = fields.get(name)
+        text = read_text(node, f"`{name}`", self.problems, _HOST_MAX)
+        if node is not None and text is not None and not _HOST.fullmatch(text):
+            self.problems.add(node.line, f"`{name}` is {shown(text)}: write a name as in `node-1.example.com`")
+        return text or ""
+
+    def _required_path(self, fields: Fields, name: str, example: str) -> Path:
+        fields.required(name, example)
+        return self._path(fields, name, Path())
+
     def _path(self, fields: Fields, name: str, default: Path) -> Path:
         node = fields.get(name)
         text = read_text(node, f"`{name}`", self.problems)
@@ -175,6 +268,25 @@ def _parse_listen(text: str) -> Listen:
     if not match or not 0 < int(match["port"]) <= 65535:
         raise ValueError(f"{shown(text)} is no place to listen: write `127.0.0.1:9469`, `[::1]:9469` or `off`")
     return Listen(address, int(match["port"]))
+
+
+def _parse_endpoint(text: str) -> Endpoint:
+    match = _ENDPOINT.fullmatch(text)
+    host = (match["v6"] or match["host"]) if match else ""
+    if not match or not 0 < int(match["port"]) <= 65535 or not _is_host(host, is_v6=bool(match["v6"])):
+        raise ValueError(
+            f"{shown(text)} is no endpoint: write a name or an address, and a port, as in "
+            "`plane.example.com:9470` or `[2001:db8::1]:9470`"
+        )
+    return Endpoint(host, int(match["port"]))
+
+
+def _is_host(text: str, *, is_v6: bool) -> bool:
+    try:
+        return (ip_address(text).version == 6) == is_v6
+    except ValueError:
+        is_numbers = re.fullmatch(r"[0-9.]+", text)  # an address that is none
+        return not is_v6 and not is_numbers and len(text) <= _HOST_MAX and bool(_HOST.fullmatch(text))
 
 
 def _parse_size(text: str) -> int:

@@ -1,12 +1,22 @@
 """The agent's settings: what each field means, and at which line each misreadable one is refused."""
 
+import socket
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from exeat.errors import PolicyError
-from exeat.settings import DEFAULT_FILE, Listen, LogSettings, Settings, read_settings
+from exeat.settings import (
+    DEFAULT_FILE,
+    Endpoint,
+    Listen,
+    LogSettings,
+    NodeSettings,
+    PlaneAccess,
+    Settings,
+    read_settings,
+)
 
 _PACKAGING = Path(__file__).parents[2] / "packaging"
 HEAD = "apiVersion: exeat.dev/v1\nkind: AgentSettings\n"
@@ -38,6 +48,14 @@ spec:
   log: {directory: /srv/log, max_bytes: 2G, keep: 30, key: /srv/key}
   api: {socket: /run/other/api.sock, group: wheel}
   metrics: {listen: "[::1]:9999"}
+  node: {name: node-1.example.com, labels: {role: sandbox, zone: "7"}}
+  plane:
+    endpoints: ["plane.example.com:9470", "192.0.2.1:9471", "[2001:db8::1]:9472"]
+    ca: /etc/exeat/plane-ca.pem
+    certificate: /etc/exeat/node.crt
+    key: /etc/exeat/node.key
+    public_key: /etc/exeat/plane.pub
+    server_name: plane.internal
 """
     assert read(text) == Settings(
         policies=Path("/srv/policies"),
@@ -47,7 +65,60 @@ spec:
         socket=Path("/run/other/api.sock"),
         group="wheel",
         metrics=Listen(ip_address("::1"), 9999),
+        node=NodeSettings("node-1.example.com", (("role", "sandbox"), ("zone", "7"))),
+        plane=PlaneAccess(
+            (Endpoint("plane.example.com", 9470), Endpoint("192.0.2.1", 9471), Endpoint("2001:db8::1", 9472)),
+            Path("/etc/exeat/plane-ca.pem"),
+            Path("/etc/exeat/node.crt"),
+            Path("/etc/exeat/node.key"),
+            Path("/etc/exeat/plane.pub"),
+            "plane.internal",
+        ),
     )
+
+
+def test_a_node_is_known_by_its_hosts_name_and_has_no_plane_unless_it_is_told_of_one() -> None:
+    """The shortest way to a plane are four fields."""
+    assert Settings().node == NodeSettings(socket.gethostname(), ())
+    assert Settings().plane is None
+    plane = read("spec: {plane: {endpoints: ['p:1'], ca: /a, certificate: /b, key: /c}}\n").plane
+    assert plane == PlaneAccess((Endpoint("p", 1),), Path("/a"), Path("/b"), Path("/c"))
+    assert str(Endpoint("2001:db8::1", 9470)) == "[2001:db8::1]:9470"
+    assert read("spec: {node: {labels: {role: sandbox}}}\n").node.name == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("line", "problems"),
+    [
+        ("plane: {}", ["`plane` has no `ca`", "`plane` has no `certificate`", "`plane` has no `key`",
+                       "`plane` has no `endpoints`: write where the plane listens, as in `[plane.example.com:9470]`"]),
+        ("plane: {endpoints: [], ca: /a, certificate: /b, key: /c}", ["`endpoints` is an empty list"]),
+        ("plane: {endpoints: 'p:1', ca: /a, certificate: /b, key: /c}", ["`endpoints` is `p:1`: write a list"]),
+        ("plane: {endpoints: [p], ca: /a, certificate: /b, key: /c}", ["`p` is no endpoint: write a name"]),
+        ("plane: {endpoints: ['p:0'], ca: /a, certificate: /b, key: /c}", ["`p:0` is no endpoint"]),
+        ("plane: {endpoints: ['1.2.3:1'], ca: /a, certificate: /b, key: /c}", ["`1.2.3:1` is no endpoint"]),
+        ("plane: {endpoints: ['::1:1'], ca: /a, certificate: /b, key: /c}", ["`::1:1` is no endpoint"]),
+        ("plane: {endpoints: ['[1.2.3.4]:1'], ca: /a, certificate: /b, key: /c}", ["`[1.2.3.4]:1` is no endpoint"]),
+        ("plane: {endpoints: ['https://p:1'], ca: /a, certificate: /b, key: /c}", ["`https://p:1` is no endpoint"]),
+        ("plane: {endpoints: ['p:1'], ca: a, certificate: /b, key: /c}", ["`ca` is `a`: write the whole path"]),
+        ("plane: {endpoints: ['p:1'], ca: /a, certificate: /b, key: /c, public_key: k}", ["`public_key` is `k`"]),
+        ("plane: {endpoints: ['p:1'], ca: /a, certificate: /b, key: /c, server_name: 'a b'}",
+         ["`server_name` is `a b`: write a name"]),
+        ("plane: {endpoints: ['p:1'], ca: /a, certificate: /b, key: /c, insecure: true}",
+         ["`insecure` is no field of `plane`"]),
+        ("node: {name: -a}", ["`name` is `-a`: write a name as in `node-1.example.com`"]),
+        ("node: {name: 7}", ["`name` is a number"]),
+        ("node: {labels: [a]}", ["`labels` is no mapping: write `labels: {label: value}`"]),
+        ("node: {labels: {a: yes}}", ["the label `a` is a YAML boolean"]),
+        ("node: {label: {a: b}}", ["`label` is no field of `node`; did you mean `labels`?"]),
+    ],
+)  # fmt: skip
+def test_what_could_be_misread_about_node_and_plane_is_refused(line: str, problems: list[str]) -> None:
+    """Nothing of how a plane is checked can be left out by a typo."""
+    found = problems_of(HEAD + f"spec:\n  {line}\n")
+    assert len(found) == len(problems)
+    for one, expected in zip(found, problems, strict=True):
+        assert one.startswith(f"4: {expected}")
 
 
 @pytest.mark.parametrize("text", ["", "spec: {log: {keep: 8}}\n", "spec: {api: {group: exeat}}\n"])

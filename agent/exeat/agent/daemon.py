@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from exeat.agent.application import Application
 from exeat.agent.arrivals import Arrivals
 from exeat.agent.census import Census
 from exeat.agent.enforcer import Enforcer
@@ -55,6 +57,10 @@ from exeat.model.verdicts import Reason
 from exeat.notify import Notifier, listen_fds, watchdog_interval_s
 from exeat.settings import Settings
 
+if TYPE_CHECKING:
+    from exeat.agent.plane_end import PlaneEnd
+    from exeat.agent.reporting import Reporter
+
 INSTANCE = os.environ.get("EXEAT_INSTANCE", "agent")  # another one is for tests: several agents on one host
 _log = logging.getLogger("exeat")
 _TICK_S = 0.5
@@ -85,7 +91,8 @@ class Daemon:
         self._mount = Path(mount)
         self._census = Census(self._mount)
         self._shelf = Shelf(settings.policies, settings.state / "accepted")
-        self._host = Host(self._shelf, Wishes(state / "workloads"), self._census, self._enforcer)
+        wishes = Wishes(state / "workloads")
+        self._host = Host(self._shelf, wishes, self._census, self._enforcer, dict(settings.node.labels))
         self._log = VerdictLog(
             settings.log.directory, max_bytes=settings.log.max_bytes, keep=settings.log.keep, key=settings.log.key
         )
@@ -98,7 +105,10 @@ class Daemon:
         self._stop = asyncio.Event()
         self._looks = Looks(self._enforcer, self._census)
         self._arrivals = Arrivals(self._host, self._looks.look_at_all)
-        self._files = PolicyFiles(settings.policies, self._host, self._looks, self._story, self._applied)
+        application = Application(self._host, self._looks, self._applied)
+        self._files = PolicyFiles(settings.policies, application, self._story)
+        self._plane = _plane_end(settings, application, self._vitals)
+        self._reporter = _reporter(settings, self._log, self._plane) if self._plane else None
         notices = Notices(settings.state / "told.json", self._take)
         self._alive = state / "alive"
         self._upkeep = Upkeep(
@@ -136,10 +146,16 @@ class Daemon:
         self._upkeep.keep()
         self._keeping.drop_untaken()
         self._upkeep.in_background(self._upgrade())
+        if self._plane:
+            self._plane.start(operations, self._reporter, started_ns=self._story.started_ns)
         try:
             await self._turn(loop)
         finally:
             self._notifier.stopping()
+            if self._plane:
+                await self._plane.stop()
+            if self._reporter:
+                self._reporter.close()
             await server.stop(_GRACE_S)
             if metrics:
                 metrics.stop()
@@ -158,6 +174,8 @@ class Daemon:
         """Policies, cgroups, workloads: all that should hold holds after this."""
         self._files.watch()
         self._shelf.read()
+        if self._plane:
+            self._plane.begin()
         self._census.look()
         changed = self._host.settle_all()
         self._looks.look_at_all(self._enforcer.bound)
@@ -234,3 +252,21 @@ class Daemon:
         except (ExeatError, OSError) as error:
             _log.error("the programs in the kernel stay as they were: %s", error)
             self._story.notes["programs"] = f"the programs in the kernel stay as they were: {error}"
+
+
+def _plane_end(settings: Settings, application: Application, vitals: Vitals) -> "PlaneEnd | None":
+    if settings.plane is None:
+        return None
+    from exeat.agent.plane_end import PlaneEnd  # an agent without a plane does without its modules
+
+    return PlaneEnd(settings, settings.plane, application, vitals)
+
+
+def _reporter(settings: Settings, log: VerdictLog, plane: "PlaneEnd") -> "Reporter":
+    """Made before any verdict falls: what is in the log by then was there before."""
+    from exeat.agent.reporting import reporter_of
+
+    reporter = reporter_of(settings, log)
+    plane.standing.unreported, plane.standing.lost = lambda: reporter.unreported, lambda: reporter.lost
+    plane.standing.troubles += (lambda: reporter.complaint,)
+    return reporter

@@ -6,7 +6,7 @@ Everything here belongs to the control loop: one change is made at a time.
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -40,13 +40,16 @@ class Assigned:
 class Host:
     """The workloads of a host."""
 
-    def __init__(self, shelf: Shelf, wishes: Wishes, census: Census, enforcer: Enforcer) -> None:
+    def __init__(
+        self, shelf: Shelf, wishes: Wishes, census: Census, enforcer: Enforcer, node_labels: Mapping[str, str]
+    ) -> None:
         self.shelf = shelf
         self.wishes = wishes
         self.census = census
         self.enforcer = enforcer
         self.failures: dict[int, str] = {}  # workloads that could not be put under what they should be under
         self.clock_changes = 0  # ends are reckoned anew when the wall clock was set
+        self._node_labels = node_labels
         self._roster = Roster(())
         self._own: dict[str, Policy] = {}  # policies of registrations, by text
         self._build = own_build()
@@ -136,7 +139,8 @@ class Host:
         registration = wish.registration
         name = registration.name if registration else path
         held = self.shelf.in_force
-        candidate = Candidate(cgroup=path, labels=registration.labels if registration else {})
+        labels = registration.labels if registration else {}
+        candidate = Candidate(cgroup=path, labels=labels, node_labels=self._node_labels)
         found = {policy.name: (policy, held[policy.name].revision) for policy in self._roster.policies_of(candidate)}
         for wanted in registration.policies if registration else ():
             if wanted in held and (policy := held[wanted].policy):
@@ -194,6 +198,8 @@ class Host:
             return False
 
     def _put(self, workload: int) -> bool:
+        if not self.shelf.given.is_whole and workload in self.enforcer.left:
+            raise KernelError("what the plane sent last cannot be used, and may be what is stricter than the rest")
         assigned = self.assigned(workload)
         if assigned is None:
             return self._let_go(workload)

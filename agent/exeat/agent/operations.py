@@ -103,7 +103,7 @@ class AgentOperations:
             if mode is None:
                 raise _invalid(f"there is no mode {request.mode}")
             until_ns = boot_ns() + request.for_s * _SECOND if request.for_s else 0
-            override = Override(mode, until_ns, _short(request.reason, "the reason"), _who(peer))
+            override = Override(mode, until_ns, _short(request.reason, "the reason"), str(peer))
         elif request.for_s:
             raise _invalid("a time needs a mode: say which one holds until then")
         cut = self._apply(workload, replace(self._wish(workload), override=override))
@@ -127,7 +127,7 @@ class AgentOperations:
             raise Refused(StatusWord.PRECONDITION, f"there are {_ALLOWANCES_MAX} allowances already: end some")
         until_ns = time.time_ns() + request.for_s * _SECOND
         reason = _short(request.reason, "the reason")
-        allowance = Allowance(secrets.token_hex(4), request.destination, until_ns, reason, _who(peer))
+        allowance = Allowance(secrets.token_hex(4), request.destination, until_ns, reason, str(peer))
         self._apply(workload, replace(wish, allowances=(*wish.allowances, allowance)))
         self._note(workload, peer, f"allowed {request.destination} for {request.for_s} s", reason)
         return pb.AllowResponse(rule=allowance_view(allowance), warnings=warnings_of(rule))
@@ -197,7 +197,7 @@ class AgentOperations:
         """Who changed what stands in the log, between the verdicts before and after."""
         bound = self._agent.host.enforcer.bound[workload]
         policy, process = bound.table_set.united.policy.name, Process(peer.pid, "", peer.uid)
-        said = f"{bound.name}: {what}, by {_who(peer)}" + (f": {why}" if why else "")
+        said = f"{bound.name}: {what}, by {peer}" + (f": {why}" if why else "")
         _log.info("%s", said.encode("ascii", "backslashreplace").decode().replace("\n", " "))
         self._agent.hub.take(
             agent_record(Reason.CHANGED, Verdict.FORWARDED, said, workload=bound.path, policy=policy, process=process)
@@ -252,7 +252,7 @@ class AgentOperations:
         until_ns = time.time_ns() + request.ttl_s * _SECOND if request.ttl_s else 0
         source = request.source if request.source == "run" else "registration"
         policies = tuple(dict.fromkeys(request.policies))
-        return Registration(request.name, source, labels, policies, request.policy_text, until_ns, _who(peer)), warnings
+        return Registration(request.name, source, labels, policies, request.policy_text, until_ns, str(peer)), warnings
 
 
 def cgroup_of_process(pid: int) -> str:
@@ -275,7 +275,3 @@ def _short(text: str, what: str) -> str:
     if len(text) > _TEXT_MAX:
         raise _invalid(f"{what} has {len(text)} characters, of which at most {_TEXT_MAX} are kept")
     return text
-
-
-def _who(peer: Peer) -> str:
-    return f"uid {peer.uid}"

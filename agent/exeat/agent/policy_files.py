@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from exeat.agent.host import Host
-from exeat.agent.looks import Looks
+from exeat.agent.application import Application
 from exeat.agent.vitals import Story
 from exeat.kernel.inotify import ATTRIBUTES, CREATED, DELETED, MOVED_FROM, MOVED_TO, WRITTEN, Inotify
 
@@ -17,16 +15,12 @@ _CHANGES = CREATED | DELETED | MOVED_FROM | MOVED_TO | WRITTEN | ATTRIBUTES
 
 
 class PolicyFiles:
-    """Belongs to the control loop. `applied` hears how long a change took."""
+    """Belongs to the control loop."""
 
-    def __init__(
-        self, directory: Path, host: Host, looks: Looks, story: Story, applied: Callable[[float], None]
-    ) -> None:
+    def __init__(self, directory: Path, application: Application, story: Story) -> None:
         self._directory = directory
-        self._host = host
-        self._looks = looks
+        self._application = application
         self._story = story
-        self._applied = applied
         self._inotify = Inotify()
 
     def fileno(self) -> int:
@@ -50,20 +44,15 @@ class PolicyFiles:
     def reload(self) -> int:
         """Reads the files; how many workloads were switched."""
         began = time.monotonic()
-        host = self._host
+        host = self._application.host
         has_changed = host.shelf.read()
         for held in host.shelf.held:
             if held.errors:
                 _log.warning("%s is not in force: %s", held.file, held.errors[0])
-        changed = host.settle_all() if has_changed else ()
-        host.enforcer.cut(changed)
-        self._looks.look_at_all(changed)
+        switched = self._application.apply(began) if has_changed else 0
         host.shelf.save()
         host.release_left()
-        if has_changed:
-            self._applied(time.monotonic() - began)
-            _log.info("policies changed: %d workloads switched; %s", len(changed), host.sentence())
-        return len(changed)
+        return switched
 
     def close(self) -> None:
         """Watches no more."""

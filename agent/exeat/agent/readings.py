@@ -68,7 +68,8 @@ class AgentReadings:
 
     def policies(self) -> PolicyCounts:
         """In force as they are, and rejected."""
-        held = self._host.shelf.held
+        shelf = self._host.shelf
+        held = (*shelf.held, *shelf.given.held)
         rejected = sum(bool(one.errors) for one in held)
         return PolicyCounts(len(held) - rejected, rejected)
 

@@ -1,7 +1,7 @@
-"""The directory of policy files: what is in force, and why what is not is not.
+"""The policies of a host, of a directory of files and of a control plane: what is in force, and why the rest is not.
 
 A file that cannot be read, or is no policy, changes nothing: what it said before stays in force, also over a restart,
-by a copy of the last good text.
+by a copy of the last good text. Files and plane add up; of one name, the plane's policy holds.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ FILE_MAX = 64 << 20  # a policy of 10,000 hosts has half a megabyte
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is known of one file."""
+    """What is known of one file, or of a policy that the plane gave."""
 
-    file: str
+    file: str  # its name; empty: the plane's
     policy: Policy | None  # in force; None: nothing ever was
     revision: str = ""  # SHA-256 of the text in force
     warnings: tuple[str, ...] = ()
@@ -33,11 +33,21 @@ class Held:
     seen: tuple[int, ...] = ()  # the file's state when it was looked at
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the plane gave; without one, nothing, and that is known."""
+
+    held: tuple[Held, ...] = ()
+    is_known: bool = True  # False: it has never said what it wants
+    is_whole: bool = True  # False: what it said last was damaged on this host's disk
+
+
 class Shelf:
     """The policies of a host, by the name of their file."""
 
     def __init__(self, directory: Path, copies: Path) -> None:
         self.directory = directory
+        self.given = Given()
         self.complaints: tuple[str, ...] = ()
         self._copies = copies
         self._held: dict[str, Held] = {}
@@ -51,12 +61,24 @@ class Shelf:
     @property
     def is_readable(self) -> bool:
         """Whether every file could be read, now or once: else nobody knows whom it means."""
-        return not self.complaints and all(held.policy for held in self.held)
+        is_given_known = self.given.is_known and self.given.is_whole
+        return is_given_known and not self.complaints and all(held.policy for held in self.held)
 
     @property
     def in_force(self) -> dict[str, Held]:
         """By the policy's name."""
-        return {held.policy.name: held for held in self.held if held.policy}
+        return {held.policy.name: held for held in (*self.held, *self.given.held) if held.policy}
+
+    def is_overruled(self, held: Held) -> bool:
+        """Whether the plane has a policy of a file's name, which holds in its place."""
+        names = {one.policy.name for one in self.given.held if one.policy}
+        return bool(held.file and held.policy and held.policy.name in names)
+
+    def give(self, given: Given) -> bool:
+        """The plane's policies from now on; whether what is in force has changed."""
+        before = self._revisions()
+        self.given = given
+        return before != self._revisions()
 
     def read(self) -> bool:
         """Looks at every file that has changed; whether what is in force has changed."""
@@ -66,14 +88,14 @@ class Shelf:
             self.complaints = (f"{self.directory}: {error.strerror}; its policies stay in force as they were",)
             return False
         self.complaints = ()
-        before = {name: held.revision for name, held in self.in_force.items()}
+        before = self._revisions()
         for name in [name for name in self._held if name not in files]:
             del self._held[name]
             self._unsaved[name] = None
         for name in sorted(files):
             self._look(files[name])
         self._part_names()
-        return before != {name: held.revision for name, held in self.in_force.items()}
+        return before != self._revisions()
 
     def save(self) -> None:
         """Keeps copies of what was accepted. After it is enforced: a full disk must not come in between."""
@@ -90,6 +112,9 @@ class Shelf:
                 self.complaints = (*self.complaints, why)
                 continue
             del self._unsaved[name]
+
+    def _revisions(self) -> dict[str, tuple[str, bool]]:
+        return {name: (held.revision, bool(held.file)) for name, held in self.in_force.items()}
 
     def _look(self, path: Path) -> None:
         held = self._held.get(path.name)

@@ -126,11 +126,10 @@ class Upkeep:
 
     async def _remove(self, policy_ids: list[int]) -> None:
         async with self._removing:
-            for policy_id in policy_ids:
-                try:
-                    await asyncio.to_thread(self._tables.remove, policy_id)
-                except ExeatError as error:  # the next agent tries again
-                    self._story.notes["tables"] = f"a table set that nobody uses stays in the kernel: {error}"
+            try:
+                await asyncio.to_thread(self._tables.remove, *policy_ids)
+            except ExeatError as error:  # the next agent tries again
+                self._story.notes["tables"] = f"a table set that nobody uses stays in the kernel: {error}"
 
 
 def _clock_offset_ns() -> int:

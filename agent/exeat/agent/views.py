@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exeat.agent.enforcer import Bound
 from exeat.agent.host import Host, allowed_rule, wall_of
-from exeat.agent.shelf import Held
+from exeat.agent.shelf import Held, Shelf
 from exeat.agent.wishes import Allowance, Wish
 from exeat.core.endings import Ending
 from exeat.dns.gate import boot_ns
@@ -16,6 +16,7 @@ from exeat.kernel.tables import Tables
 from exeat.model.policy import Mode, PortRange, Protocol, Rule
 from exeat.model.verdicts import Verdict
 from exeat.v1 import agent_pb2 as pb
+from exeat.v1 import plane_pb2
 
 _SECOND = 10**9
 _SHOWN_MAX = 4  # hosts or networks of a rule in one line
@@ -68,16 +69,41 @@ def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
     return view
 
 
-def policy_view(held: Held, users: Mapping[str, int], directory: str) -> pb.PolicyStatus:
-    """A policy file."""
+def workload_state(bound: Bound, host: Host) -> plane_pb2.WorkloadState:
+    """What the plane is told of one."""
+    now_ns = boot_ns()
+    registration, override = host.registration(bound.id), bound.override
+    state = plane_pb2.WorkloadState(
+        name=_text(bound.name),
+        cgroup=_text(bound.path),
+        labels=registration.labels if registration else {},
+        policies=_policies(bound, host),
+        mode=MODES[bound.mode(now_ns)],
+        source=registration.source if registration else "subject",
+        since=stamp(wall_of(bound.since_ns)),
+    )
+    if override and override.until_ns > now_ns:
+        state.mode_until.CopyFrom(stamp(wall_of(override.until_ns)))
+    return state
+
+
+def policy_views(shelf: Shelf, users: Mapping[str, int]) -> list[pb.PolicyStatus]:
+    """Every policy file, and what the plane gave."""
+    return [_policy_view(held, users, shelf) for held in (*shelf.held, *shelf.given.held)]
+
+
+def _policy_view(held: Held, users: Mapping[str, int], shelf: Shelf) -> pb.PolicyStatus:
     policy = held.policy
+    is_overruled = shelf.is_overruled(held)
     view = pb.PolicyStatus(
         name=policy.name if policy else held.file,
-        file=f"{directory}/{held.file}",
+        file=f"{shelf.directory}/{held.file}" if held.file else "",
         revision=held.revision,
-        workloads=users.get(policy.name, 0) if policy else 0,
+        workloads=users.get(policy.name, 0) if policy and not is_overruled else 0,
         errors=held.errors,
         warnings=held.warnings,
+        source="file" if held.file else "plane",
+        overruled=is_overruled,
     )
     if policy:
         view.mode = MODES[policy.mode]

@@ -11,7 +11,8 @@ from exeat.agent.host import Host, wall_of
 from exeat.agent.hub import Hub
 from exeat.agent.readings import AgentReadings, endings_of
 from exeat.agent.sets import Sets
-from exeat.agent.views import ending_view, policy_view, stamp
+from exeat.agent.standing import Standing
+from exeat.agent.views import ending_view, policy_views, stamp
 from exeat.audit.log import VerdictLog
 from exeat.core.endings import Ending
 from exeat.dns.gate import boot_ns
@@ -62,6 +63,7 @@ class Vitals:
         story: Story,
     ) -> None:
         self.hub: Hub | None = None
+        self.plane: Standing | None = None  # None: there is no plane
         self._host = host
         self._sets = sets
         self._tables = tables
@@ -93,18 +95,21 @@ class Vitals:
         )
         if story.last_seen_ns:
             view.last_seen.CopyFrom(stamp(story.last_seen_ns))
+        if self.plane:
+            view.plane.CopyFrom(self.plane.view())
         return view
 
     def policies(self) -> list[pb.PolicyStatus]:
-        """Every policy file."""
-        shelf = self._host.shelf
+        """Every policy file, and what the plane gave."""
         users = Counter(name for bound in list(self._host.enforcer.bound.values()) for name in _names(bound))
-        return [policy_view(held, users, str(shelf.directory)) for held in shelf.held]
+        return policy_views(self._host.shelf, users)
 
     def complaints(self) -> list[str]:
         """What is not as it should be."""
         host = self._host
         said = [*host.shelf.complaints, *host.wishes.complaints, *host.wishes.unkept, *self._story.notes.values()]
+        if self.plane:
+            said += self.plane.complaints(time.time_ns())
         if self._sets.complaint:
             said.append(self._sets.complaint)
         said += [f"{held.file} is not in force: {held.errors[0]}" for held in host.shelf.held if held.errors]

@@ -49,6 +49,8 @@ def _lines(status: pb.GetStatusResponse, now: float) -> list[str]:
             f"before it an agent was last heard of {ago(status.last_seen, now)}; the kernel enforced in between"
         )
     lines.append(f"{status.lost_events} verdicts lost before they were read, {status.unwritten_verdicts} not written")
+    if status.HasField("plane"):
+        lines += _plane_lines(status.plane, now)
     lines += [coloured(f"! {plain(complaint)}", RED) for complaint in status.complaints]
     lines += ["", *policy_lines(status.policies)]
     if status.endings:
@@ -67,16 +69,38 @@ def _own_programs(status: pb.GetStatusResponse) -> str:
     return f", being replaced by {plain(status.own_programs[:_DIGEST])}"
 
 
+def _plane_lines(plane: pb.PlaneStatus, now: float) -> list[str]:
+    """Who it is, what it sent last, and what it has not been told yet."""
+    who = f"plane {plain(plane.endpoint) or '(not tried yet)'}"
+    since = ago(plane.since, now).removesuffix(" ago")
+    if plane.state == "connected":
+        name = f" ({plain(plane.name)}, exeat {plain(plane.version)})" if plane.name else ""
+        line = f"{who}{name}: connected for {since} as {plain(plane.node)}"
+    else:
+        line = f"{who}: {plain(plane.state)} for {since}" + (f": {plain(plane.fault)}" if plane.fault else "")
+    manifest = "it has not said yet what shall hold"
+    if plane.serial:
+        ends = f"ends {left(plane.expires, now)}" if plane.expires.seconds > now else "has expired, and holds on"
+        manifest = f"its manifest {plane.serial} {ends}"
+    signer = f"signed by key {plain(plane.key)}" if plane.key else "need not be signed"
+    waiting = f"{several(plane.unreported, 'line')} of the log wait to be reported" if plane.unreported else ""
+    return [line, "  " + "; ".join(filter(None, (manifest, signer, waiting)))]
+
+
+def _policy_state(policy: pb.PolicyStatus) -> str:
+    if policy.errors:
+        return "rejected; the text before it is in force" if policy.revision else "rejected"
+    return "overruled by the plane" if policy.overruled else "in force"
+
+
 def policy_lines(policies: Iterable[pb.PolicyStatus]) -> list[str]:
     """One row each, and below them why a file is not in force."""
     rows: list[list[str]] = []
     colours: list[str | None] = []
     below: list[str] = []
     for policy in policies:
-        state = "rejected" if policy.errors else "in force"
-        if policy.errors and policy.revision:
-            state = "rejected; the text before it is in force"
-        rows.append([policy.name, mode_word(policy.mode), str(policy.workloads), state, policy.file])
+        source = policy.file or f"({policy.source})"
+        rows.append([policy.name, mode_word(policy.mode), str(policy.workloads), _policy_state(policy), source])
         colours.append(RED if policy.errors else None)
         below += [coloured(f"! {plain(error)}", RED) for error in policy.errors]
         below += [coloured(f"? {plain(warning)}", YELLOW) for warning in policy.warnings]

@@ -22,6 +22,10 @@ class Peer:
     uid: int
     gid: int
     pid: int
+    name: str = ""  # who asked by way of the control plane; at the socket, only the kernel's word counts
+
+    def __str__(self) -> str:
+        return self.name or f"uid {self.uid}"
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -3,6 +3,7 @@
 import ctypes
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exeat.errors import KernelError
@@ -94,18 +95,21 @@ class Tables:
             )
             libbpf.update(self._instance.map("policies"), struct.pack("<I", base), bytes(policy))
         except KernelError:
-            self._remove_entries(base, table_set.ids)
+            self._remove_entries([range(base, base + table_set.ids)])
             raise
         return base
 
-    def remove(self, policy_id: int) -> None:
-        """Collects a table set that no workload uses any more."""
-        key = struct.pack("<I", policy_id)
-        raw = libbpf.lookup(self._instance.map("policies"), key, ctypes.sizeof(Policy))
-        if raw is None:
-            return
-        libbpf.delete(self._instance.map("policies"), key)
-        self._remove_entries(policy_id, Policy.from_buffer_copy(raw).ids)
+    def remove(self, *policy_ids: int) -> None:
+        """Collects table sets that no workload uses any more, in one walk over the tables."""
+        spans = []
+        for policy_id in policy_ids:
+            key = struct.pack("<I", policy_id)
+            raw = libbpf.lookup(self._instance.map("policies"), key, ctypes.sizeof(Policy))
+            if raw is not None:
+                libbpf.delete(self._instance.map("policies"), key)
+                spans.append(range(policy_id, policy_id + Policy.from_buffer_copy(raw).ids))
+        if spans:
+            self._remove_entries(spans)
 
     def switch(
         self,
@@ -276,8 +280,9 @@ class Tables:
     def _write(self, name: str, keys: list[bytes], values: list[bytes]) -> None:
         libbpf.update_batch(self._instance.map(name), b"".join(keys), b"".join(values), len(keys))
 
-    def _remove_entries(self, base: int, ids: int) -> None:
-        """Removes every entry that belongs to the ids of a policy."""
+    def _remove_entries(self, spans: Sequence[range]) -> None:
+        """Removes every entry that belongs to the ids of these policies."""
+        gone = {number for span in spans for number in span}
         for name, key_type, at in (
             ("granted", GrantedKey, GrantedKey.policy_id.offset),
             ("grants", GrantKey, GrantKey.policy_id.offset),
@@ -287,7 +292,7 @@ class Tables:
         ):
             fd = self._instance.map(name)
             for key in libbpf.keys(fd, ctypes.sizeof(key_type)):
-                if base <= struct.unpack_from("<I", key, at)[0] < base + ids:
+                if struct.unpack_from("<I", key, at)[0] in gone:
                     libbpf.delete(fd, key)
 
 
