@@ -7,9 +7,9 @@ import base64
 from pathlib import Path
 
 from exeat.audit.keys import SigningKey
+from exeat.audit.signing import COMMAND, MANIFEST
 from exeat.v1 import plane_pb2
 
-_MANIFEST, _COMMAND = b"exeat manifest v1\0", b"exeat command v1\0"
 _ID_DIGITS = 16
 
 
@@ -35,11 +35,11 @@ class PlaneSigner:
 
     def sign_manifest(self, manifest: plane_pb2.Manifest) -> plane_pb2.Signed:
         """For a push."""
-        return self._signed(_MANIFEST, manifest.SerializeToString())
+        return self._signed(MANIFEST, manifest.SerializeToString())
 
     def sign_command(self, command: plane_pb2.Command) -> plane_pb2.Signed:
         """For its node."""
-        return self._signed(_COMMAND, command.SerializeToString())
+        return self._signed(COMMAND, command.SerializeToString())
 
     def _signed(self, what: bytes, content: bytes) -> plane_pb2.Signed:
         if self._key is None:

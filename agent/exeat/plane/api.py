@@ -1,0 +1,53 @@
+"""The plane's JSON API, for the commands of `exeat plane` and for other tools. docs/plane-api.md is its contract."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from exeat.errors import Refused, StatusWord
+from exeat.plane import (
+    api_approvals,
+    api_commands,
+    api_nodes,
+    api_people,
+    api_policies,
+    api_report,
+    api_rollouts,
+    api_verdicts,
+)
+from exeat.plane.api_calls import answered, endpoint, told
+from exeat.plane.parts import Plane
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def routes(plane: Plane) -> list[BaseRoute]:
+    """All of them, to be mounted under /api/v1."""
+    calls = {
+        **api_people.CALLS,
+        **api_nodes.CALLS,
+        **api_policies.calls(plane.directory.problems),
+        **api_rollouts.CALLS,
+        **api_verdicts.CALLS,
+        **api_approvals.CALLS,
+        **api_commands.CALLS,
+        **api_report.CALLS,
+    }
+    results = api_commands.Results(plane.database)
+    found: list[BaseRoute] = [
+        Route("/verdicts/follow", api_verdicts.follow(plane), methods=["GET"]),
+        Route("/commands", api_commands.post(plane, results), methods=["POST"]),
+    ]
+    found += [Route(path, endpoint(plane, call), methods=[method]) for (method, path), call in calls.items()]
+    paths = {path for _, path in calls} | {"/verdicts/follow"}
+    found += [Route(path, told(_wrong_method), methods=_METHODS) for path in sorted(paths)]
+    return [*found, Route("/{rest:path}", told(_nothing_there), methods=_METHODS)]
+
+
+async def _wrong_method(request: Request) -> Response:
+    sentence = f"{request.method} is not for {request.url.path}: docs/plane-api.md says what is"
+    return answered({"error": sentence}, 405)
+
+
+async def _nothing_there(request: Request) -> Response:
+    raise Refused(StatusWord.NOT_FOUND, f"there is no call {request.url.path}: docs/plane-api.md lists them")
