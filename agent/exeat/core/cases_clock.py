@@ -14,7 +14,7 @@ def stopped_at(table_set: TableSet, wall_ns: int) -> TableSet:
         return end if end == 0 else NEVER if end > wall_ns else _OVER
 
     def slot(one: HostSlot) -> HostSlot:
-        return replace(one, until=until(one.until), ech_until=until(one.ech_until))
+        return one._replace(until=until(one.until), ech_until=until(one.ech_until))
 
     return replace(
         table_set,
@@ -28,5 +28,5 @@ def stopped_at(table_set: TableSet, wall_ns: int) -> TableSet:
             )
             for entry in table_set.ports
         ),
-        hosts=tuple(replace(entry, one=slot(entry.one), many=slot(entry.many)) for entry in table_set.hosts),
+        hosts=tuple(entry._replace(one=slot(entry.one), many=slot(entry.many)) for entry in table_set.hosts),
     )

@@ -10,8 +10,6 @@ nothing, and what a rule names exactly gets only what these rules say.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import NamedTuple
 
 from exeat.core.compile_rules import RankedRules
 from exeat.core.doh_hosts import ancestors, known_doh_hosts
@@ -19,19 +17,9 @@ from exeat.model.names import PatternKind
 from exeat.model.tables import HostEntry, HostSlot
 
 _RESOLVABLE = 0  # the set of what the gate may resolve has the policy's own id
+_NOTHING = HostSlot()
 
 _SlotOf = Callable[[int], HostSlot]  # by the set of rules that allow
-
-
-class _Key(NamedTuple):
-    """A HostEntry without its names_id."""
-
-    reversed_name: bytes
-    is_exact: bool
-    dots: int
-    one: HostSlot
-    many: HostSlot
-    is_doh: bool = False
 
 
 class NameSets:
@@ -43,7 +31,7 @@ class NameSets:
         self._ids = ids
         self._slots: dict[int, HostSlot] = {}
         self._id_by_rules: dict[int, int] = {0: 0}
-        self._id_by_keys: dict[tuple[_Key, ...], int] = {}
+        self._id_by_keys: dict[tuple[HostEntry, ...], int] = {}
 
     def id_of(self, rules: int) -> int:
         """The id of all that these tls rules name; 0 for no rules."""
@@ -58,20 +46,20 @@ class NameSets:
         def slot_of(rules: int) -> HostSlot:
             slot = slots.get(rules)
             if slot is None:
-                slot = slots[rules] = replace(self._slot(rules), ports_id=ports_id_of(rules & self._rules.gated))
+                slot = slots[rules] = self._slot(rules)._replace(ports_id=ports_id_of(rules & self._rules.gated))
             return slot
 
-        for key in self._keys(self._rules.with_hosts, slot_of):
-            yield HostEntry(_RESOLVABLE, *key)
+        yield from self._keys(self._rules.with_hosts, slot_of)
 
-    def _intern(self, keys: tuple[_Key, ...]) -> int:
+    def _intern(self, keys: tuple[HostEntry, ...]) -> int:
         names_id = self._id_by_keys.get(keys)
         if names_id is None:
             names_id = self._id_by_keys[keys] = next(self._ids)
-            self.entries.extend(HostEntry(names_id, *key) for key in keys)
+            self.entries.extend(key._replace(names_id=names_id) for key in keys)
         return names_id
 
-    def _keys(self, rules: int, slot_of: _SlotOf) -> Iterator[_Key]:
+    def _keys(self, rules: int, slot_of: _SlotOf) -> Iterator[HostEntry]:
+        """Of the set of what may be resolved; another set's are made of them."""
         by_kind: dict[PatternKind, defaultdict[str, int]] = {kind: defaultdict(int) for kind in PatternKind}
         for bit, rule in self._rules.members(rules):
             for host in rule.hosts:
@@ -85,7 +73,7 @@ class NameSets:
                 allowing |= one_label.get(name.partition(".")[2], 0)
                 for ancestor in ancestors(name):
                     allowing |= any_labels.get(ancestor, 0)
-            yield _Key(_reversed(name) + b"\0", True, name.count("."), slot_of(allowing), HostSlot())
+            yield HostEntry(_RESOLVABLE, _reversed(name) + b"\0", True, name.count("."), slot_of(allowing), _NOTHING)
 
         closed_names: set[str] = set()
         closed_suffixes: set[str] = set()
@@ -98,7 +86,7 @@ class NameSets:
             for ancestor in ancestors(suffix):
                 below |= any_labels.get(ancestor, 0)
             one = slot_of(one_label.get(suffix, 0) | below)
-            yield _Key(_reversed(suffix) + b".", False, suffix.count(".") + 1, one, slot_of(below))
+            yield HostEntry(_RESOLVABLE, _reversed(suffix) + b".", False, suffix.count(".") + 1, one, slot_of(below))
             if below:
                 closed_names.update(doh_hosts.names_below(suffix))
                 closed_suffixes.update(doh_hosts.suffixes_below(suffix))
@@ -106,9 +94,10 @@ class NameSets:
                 closed_names.update(doh_hosts.children(suffix))
 
         for name in sorted(closed_names - exact.keys()):
-            yield _Key(_reversed(name) + b"\0", True, name.count("."), HostSlot(), HostSlot(), is_doh=True)
+            yield HostEntry(_RESOLVABLE, _reversed(name) + b"\0", True, name.count("."), _NOTHING, _NOTHING, True)
         for suffix in sorted(closed_suffixes):
-            yield _Key(_reversed(suffix) + b".", False, suffix.count(".") + 1, HostSlot(), HostSlot(), is_doh=True)
+            end = _reversed(suffix) + b"."
+            yield HostEntry(_RESOLVABLE, end, False, suffix.count(".") + 1, _NOTHING, _NOTHING, True)
 
     def _slot(self, rules: int) -> HostSlot:
         slot = self._slots.get(rules)

@@ -32,7 +32,7 @@ class Resolvable:
     def __init__(self, table_set: TableSet):
         self._exact: dict[str, Found | None] = {}
         self._suffixes: dict[str, tuple[Found | None, Found | None]] = {}  # one label more, several labels more
-        self._shared: dict[Found, Found] = {}
+        self._shared: dict[tuple[HostSlot, bool, bool], Found] = {}
         for entry in table_set.hosts:
             if entry.names_id == _RESOLVABLE:
                 self._add(entry)
@@ -74,8 +74,11 @@ class Resolvable:
     def _found(self, slot: HostSlot, entry: HostEntry) -> Found | None:
         if not (slot.until or entry.is_doh):
             return None
-        found = Found(slot, entry.is_exact and not entry.is_doh, entry.is_doh)
-        return self._shared.setdefault(found, found)  # ten thousand hosts of one rule say the same
+        key = slot, entry.is_exact, entry.is_doh
+        found = self._shared.get(key)  # ten thousand hosts of one rule say the same
+        if found is None:
+            found = self._shared[key] = Found(slot, entry.is_exact and not entry.is_doh, entry.is_doh)
+        return found
 
 
 class _Prefixes:
