@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from exeat.errors import ExeatError, KernelError
-from exeat.metrics import Durations, Health, PolicyCounts, Registry, Server, Source, Use, serve
+from exeat.metrics import Durations, Health, PlaneCounts, PolicyCounts, Registry, Server, Source, Use, serve
 from exeat.metrics import server as metrics_server
 from exeat.metrics.families import FAMILIES, HISTOGRAMS, TABLES, UNREAD
 from exeat.metrics.server import CLIENTS_MAX
@@ -67,6 +67,9 @@ class Agent:
 
     def grants(self) -> int:
         return 12345
+
+    def plane(self) -> PlaneCounts | None:
+        return PlaneCounts(True, 17, False, 5, 6)
 
     def started_s(self) -> float:
         return 1_780_000_000.5
@@ -373,3 +376,17 @@ def test_an_idle_server_uses_no_processor() -> None:
         before = time.process_time()
         time.sleep(1)
         assert time.process_time() - before < 0.01
+
+
+def test_an_agent_without_a_plane_says_nothing_of_one() -> None:
+    """A zero would be an alarm; with a plane the numbers are its own."""
+
+    class Alone(Agent):
+        def plane(self) -> PlaneCounts | None:
+            return None
+
+    samples = parsed(Registry(Agent()).text())
+    assert samples["exeat_plane_connected", ()] == 1
+    assert samples["exeat_plane_serial", ()] == 17
+    assert samples["exeat_plane_lost_lines_total", ()] == 6
+    assert not any(name.startswith("exeat_plane") for name, _ in parsed(Registry(Alone()).text()))

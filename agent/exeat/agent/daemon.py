@@ -109,6 +109,7 @@ class Daemon:
         self._files = PolicyFiles(settings.policies, application, self._story)
         self._plane = _plane_end(settings, application, self._vitals)
         self._reporter = _reporter(settings, self._log, self._plane) if self._plane else None
+        self._readings.standing = self._plane.standing if self._plane else None
         notices = Notices(settings.state / "told.json", self._take)
         self._alive = state / "alive"
         self._upkeep = Upkeep(

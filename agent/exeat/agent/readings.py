@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from exeat.agent.host import Host
 from exeat.agent.hub import Hub
 from exeat.agent.sets import Sets
+from exeat.agent.standing import Standing
 from exeat.audit.log import VerdictLog
 from exeat.core.endings import Ending, count_within, upcoming
 from exeat.dns.gate import boot_ns
 from exeat.kernel.tables import Tables
-from exeat.metrics.readings import PolicyCounts, Source, Use
+from exeat.metrics.readings import PlaneCounts, PolicyCounts, Source, Use
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Reason, Verdict
 
@@ -31,6 +32,7 @@ class AgentReadings:
 
     def __init__(self, host: Host, sets: Sets, tables: Tables, log: VerdictLog, started_ns: int) -> None:
         self.hub: Hub | None = None
+        self.standing: Standing | None = None  # with the plane, if there is one
         self._host = host
         self._sets = sets
         self._tables = tables
@@ -91,6 +93,14 @@ class AgentReadings:
     def grants(self) -> int:
         """Pairs of name and address."""
         return sum(len(one.ledger.book) for one in self._sets.all)
+
+    def plane(self) -> PlaneCounts | None:
+        """How the agent stands with its plane."""
+        one = self.standing
+        if one is None:
+            return None
+        serial = one.bundle.serial if one.bundle else 0
+        return PlaneCounts(one.is_connected, serial, bool(one.refused), one.unreported(), one.lost())
 
     def started_s(self) -> float:
         """When it started."""

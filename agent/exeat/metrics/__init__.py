@@ -6,7 +6,18 @@ here and not by prometheus_client, which would take 2 MB more of the agent's 60;
 
 from exeat.metrics.durations import Durations
 from exeat.metrics.families import Registry
-from exeat.metrics.readings import PolicyCounts, Readings, Source, Use
+from exeat.metrics.readings import PlaneCounts, PolicyCounts, Readings, Source, Use
 from exeat.metrics.server import Health, Server, serve
 
-__all__ = ["Durations", "Health", "PolicyCounts", "Readings", "Registry", "Server", "Source", "Use", "serve"]
+__all__ = [
+    "Durations",
+    "Health",
+    "PlaneCounts",
+    "PolicyCounts",
+    "Readings",
+    "Registry",
+    "Server",
+    "Source",
+    "Use",
+    "serve",
+]

@@ -100,6 +100,15 @@ def _table_use(at: int) -> Callable[[Scrape], Iterable[Sample]]:
     return read
 
 
+def _plane(at: int) -> Callable[[Scrape], Iterable[Sample]]:
+    def read(scrape: Scrape) -> Iterator[Sample]:
+        counts = scrape.readings.plane()
+        if counts is not None:
+            yield Sample((), float(counts[at]))
+
+    return read
+
+
 def resident_bytes() -> int:
     """Of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
@@ -142,6 +151,14 @@ FAMILIES = (
     Family(
         "exeat_grants", Kind.GAUGE, (),
         "Pairs of name and address that may be used now", _one(lambda of: of.grants()),
+    ),
+    Family("exeat_plane_connected", Kind.GAUGE, (), "Whether the control plane is connected", _plane(0)),
+    Family("exeat_plane_serial", Kind.GAUGE, (), "Serial of the manifest in force", _plane(1)),
+    Family("exeat_plane_refused", Kind.GAUGE, (), "Whether what the plane sent last was refused", _plane(2)),
+    Family("exeat_plane_unreported_lines", Kind.GAUGE, (), "Lines of the log that the plane has yet to get", _plane(3)),
+    Family(
+        "exeat_plane_lost_lines_total", Kind.COUNTER, (),
+        "Lines of the log that were deleted before the plane had them", _plane(4),
     ),
     Family(
         "exeat_start_time_seconds", Kind.GAUGE, (),

@@ -30,6 +30,16 @@ class Use(NamedTuple):
     limit: int
 
 
+class PlaneCounts(NamedTuple):
+    """How the agent stands with its control plane."""
+
+    is_connected: bool
+    serial: int  # of the manifest in force; 0: none
+    is_refused: bool  # what the plane sent last
+    unreported: int  # lines of the log that the plane has yet to get
+    lost: int  # and those that it never will
+
+
 class Readings(Protocol):
     """The agent, as its metrics see it. Called from the metrics' own thread."""
 
@@ -59,6 +69,9 @@ class Readings(Protocol):
 
     def grants(self) -> int:
         """Pairs of name and address that may be used now."""
+
+    def plane(self) -> PlaneCounts | None:
+        """None: the agent has no plane."""
 
     def started_s(self) -> float:
         """When the agent started, in seconds since 1970."""
