@@ -3,9 +3,13 @@
 `alone`: it measures time or memory, or counts what is left of other runs; it runs by itself, after the others.
 """
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tests start programs while gRPC runs in the same process; its handlers for fork() end the child now and then.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # `exeat run` keeps its records in one place and asks what others left there: these are one after the other.
 _RUNS = (
