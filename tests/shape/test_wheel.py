@@ -6,9 +6,10 @@ import zipfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+PLANE = "agent/exeat/plane"  # with its templates and what browsers get
 
 
-def test_the_wheel_carries_bpf_stubs_and_protocol(tmp_path: Path) -> None:
+def test_the_wheel_carries_bpf_stubs_protocol_and_console(tmp_path: Path) -> None:
     """Each file of bpf/ and proto/ stands in it, and the loader finds them beside itself."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
@@ -17,9 +18,9 @@ def test_the_wheel_carries_bpf_stubs_and_protocol(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
-    for source, target in (("bpf", "exeat/kernel/bpf"), ("proto", "exeat/proto")):
+    for source, target in (("bpf", "exeat/kernel/bpf"), ("proto", "exeat/proto"), (PLANE, "exeat/plane")):
         home = REPOSITORY / source
-        expected = {path.relative_to(home) for path in home.rglob("*") if path.is_file()}
+        expected = {path.relative_to(home) for path in home.rglob("*") if path.is_file() and path.suffix != ".pyc"}
         shipped = tmp_path / "installed" / target
         assert {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()} == expected
     found = subprocess.run(

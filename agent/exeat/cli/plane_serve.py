@@ -11,7 +11,7 @@ from pathlib import Path
 from exeat.errors import ExeatError
 from exeat.plane.settings import DEFAULT_FILE
 
-_PACKAGES = ("starlette", "uvicorn", "jinja2", "multipart")
+_PACKAGES = ("starlette", "uvicorn", "jinja2")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,7 +38,7 @@ def act(options: argparse.Namespace) -> int:
     # gRPC writes a line for each connection that is no TLS, or of a client that shows no certificate.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="exeat: %(levelname)s: %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every request that is none
     from exeat.plane.daemon import PlaneDaemon
     from exeat.plane.web import application
 
