@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -16,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from exeat.audit.signing import Verifier
+from exeat.control import plane_client
+from exeat.control.backoff import Backoff
 from exeat.plane import nodes, people, policies
 from exeat.plane.database import open_database
 from plane.certificates import Authority, authority
-from plane.postgres import own_cluster
+from plane.postgres import Cluster, own_cluster
 from plane.processes import PlaneProcess, free_port, plane_process
 from plane.serving import until
 from plane.simulated import SimulatedAgent, running
@@ -44,6 +47,16 @@ def apply(url: str, *texts: str) -> None:
         database.close()
 
 
+def tell(cluster: Cluster, what: str) -> None:
+    """By a process of its own: a change of user makes Python fork, which gRPC in this process does not survive."""
+    code = (
+        "import sys; from pathlib import Path; from plane.postgres import Cluster; "
+        "getattr(Cluster(Path(sys.argv[1]), Path(sys.argv[2])), sys.argv[3])()"
+    )
+    command = [sys.executable, "-c", code, str(cluster.place), str(cluster.binaries), what]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+
+
 def apply_at(plane: PlaneProcess, token: str, text: str) -> None:
     """As `exeat plane policies apply` does."""
     plane.post("/api/v1/policies", token, {"documents": [{"where": "test", "text": text}], "reason": "test"})
@@ -60,8 +73,11 @@ def admin_at(url: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_serves_agents_and_pages_and_ends_in_order(tmp_path: Path, papers: Authority, kind: str) -> None:
+def test_it_serves_agents_and_pages_and_ends_in_order(
+    tmp_path: Path, papers: Authority, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Stopped, its agents come back to the next one, which knows what they have; killed, too."""
+    monkeypatch.setattr(plane_client, "Backoff", lambda: Backoff(most_s=0.5))
     url = url_of(kind, tmp_path)
     apply(url, policy_text("p"))
 
@@ -151,12 +167,12 @@ def test_while_the_store_is_away_agents_stay_and_then_get_what_is_new(tmp_path: 
             late = SimulatedAgent("late.test")
             async with running(agents, plane.access):
                 await until(lambda: all(agent.standing.bundle for agent in agents))
-                await asyncio.to_thread(cluster.stop)
+                await asyncio.to_thread(tell, cluster, "stop")
                 assert not await asyncio.to_thread(plane.is_well)
                 async with running([late], plane.access):
                     await until(lambda: bool(late.away), 20)
                     assert "the plane's store cannot be asked" in late.away[0]
-                    await asyncio.to_thread(cluster.start)
+                    await asyncio.to_thread(tell, cluster, "start")
                     await asyncio.to_thread(apply, url, policy_text("p"))
                     await until(lambda: all(agent.holdings for agent in (*agents, late)), 30)
                 assert all(agent.away == [] for agent in agents)

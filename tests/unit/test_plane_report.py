@@ -60,8 +60,8 @@ def in_force(text: str, *before: str) -> InForce:
     [
         ((), Rate(0, 0)),
         ((allowed(count=1000),), Rate(1000, 0)),
-        # A TLS connection is told twice, by its connect and by its hello, and counts once.
-        ((allowed(count=100), tally(count=5), tally(verdict=Verdict.FORWARDED, count=95)), Rate(100, 5)),
+        # Where a name decides, a connection is told by its hello alone.
+        ((allowed(count=100), tally(count=5), tally(verdict=Verdict.FORWARDED, count=95)), Rate(200, 5)),
         ((allowed(count=98), tally(hook="connect", count=2)), Rate(100, 2)),
         # What was denied at its question never came to a connect; an answered question is no attempt.
         (

@@ -171,7 +171,7 @@ def test_denials_on_chosen_nodes_under_this_policy_stop_it(database: Database) -
     inside, outside = chosen(20)[0], next(name for name in NAMES if name not in chosen(20))
     later = T0 + 10 * SECOND
     with database.writing() as tx:
-        tally(tx, inside, "p", "connect", FORWARDED, 1000, later)
+        tally(tx, inside, "p", "connect", FORWARDED, 92, later)
         tally(tx, inside, "q", "connect", DROPPED, 900, later)
         tally(tx, inside, "pp", "connect", DROPPED, 900, later)
         tally(tx, outside, "p", "connect", DROPPED, 900, later)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exeat.errors import ExeatError, PolicyError
+from exeat.plane.rollout_judge import Plan
 from exeat.plane.settings import DEFAULT_FILE, Enroll, PlaneSettings, StorePlace, WebDoor
 from exeat.plane.settings_file import load_settings, read_settings, store_url
 from exeat.settings import Listen
@@ -37,6 +38,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert settings.web == WebDoor(Listen(ip_address("127.0.0.1"), 9471))
     assert settings.store == StorePlace("sqlite:/var/lib/exeat-plane/plane.db")
     assert (settings.policies, settings.signing_key, settings.enroll) == (None, None, Enroll.CERTIFICATE)
+    assert settings.rollout is None
     assert settings.retention.verdicts == timedelta(days=30)
     assert settings.name
 
@@ -60,6 +62,7 @@ def test_every_field_is_read() -> None:
       admin_groups: [platform]
   store: postgresql://plane@db.example.com/exeat
   policies: /srv/policies
+  rollout: {stages: [5, 100], soak: 1h, max_denials: 0}
   signing_key: /etc/exeat/plane-signing.key
   enroll: listed
   retention: {verdicts: 7d, tallies: 90d}
@@ -76,6 +79,7 @@ def test_every_field_is_read() -> None:
     assert oidc.admin_groups == ("platform",)
     assert settings.store == StorePlace("postgresql://plane@db.example.com/exeat")
     assert (settings.policies, settings.signing_key) == (Path("/srv/policies"), Path("/etc/exeat/plane-signing.key"))
+    assert settings.rollout == Plan((5, 100), 3600, 0)
     assert (settings.retention.verdicts, settings.retention.tallies) == (timedelta(days=7), timedelta(days=90))
 
 
@@ -93,6 +97,10 @@ def test_every_field_is_read() -> None:
         ("  store: {environment: A-B}\n", "a variable's name"),
         ("  retention: {verdicts: 5m}\n", "too short or too long"),
         ("  retention: {verdicts: a month}\n", "is no span of time"),
+        ("  rollout: {soak: 1h}\n", "write `policies` too"),
+        ("  policies: /p\n  rollout: {stages: [50, 10, 100]}\n", "must be more than the one before"),
+        ("  policies: /p\n  rollout: {stages: [10, 50]}\n", "end with 100"),
+        ("  policies: /p\n  rollout: {stages: [0, 100]}\n", "a number from 1 to 100"),
         ("  web: {listen: localhost}\n", "is no place to listen"),
         ("  web: {listen: 127.0.0.1:0}\n", "is no place to listen"),
         ("  web: {certificate: /a.crt}\n", "write both, or neither"),

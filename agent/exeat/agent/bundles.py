@@ -22,6 +22,7 @@ from exeat.v1 import plane_pb2 as pb
 
 DOCUMENT_MAX = 8 << 20
 POLICIES_MAX = 10_000
+MANIFEST_MAX = 2 << 20  # bytes: so many policies with the longest names have 1.4 million
 _REVISION = re.compile(r"[0-9a-f]{64}")
 _SHOWN_MAX = 5
 _NAME_SHOWN = 80
@@ -101,6 +102,9 @@ def judge(push: pb.PolicyPush, node: str, trust: Trust, before: Bundle | None, n
 
 def open_manifest(signed: pb.Signed, node: str, trust: Trust) -> pb.Manifest:
     """What a manifest says, if it is to be believed at all. Raises PushRefused."""
+    if len(signed.content) > MANIFEST_MAX:
+        text = f"the manifest has {len(signed.content)} bytes, of which at most {MANIFEST_MAX} are read"
+        raise PushRefused([Fault("", text)])
     try:
         trust.check(MANIFEST, "the manifest", signed)
         manifest = pb.Manifest.FromString(signed.content)

@@ -39,6 +39,8 @@ _BEAT_MAX_S = 3600
 _READS_S = 60.0  # a plane that reads nothing for so long is none
 _KEEP_AGAIN_S = 5.0
 _SILENT_BEATS = 3
+_BREATH_S = 0.002  # between two messages: whoever sends thousands a second takes no core away from the gates
+_COMMANDS_FREE, _REFUSED_S = 20, 0.25  # so many refused in a row; then each is waited for: it fills a log
 _FAULTS_MAX, _TEXT_MAX = 100, 1000  # of an answer
 _BUG = "the agent failed at this; its log says how: journalctl -u exeat"
 _log = logging.getLogger("exeat")
@@ -58,6 +60,9 @@ class Fleet:
         self._commands = commands
         self._standing = standing
         self._patience = Patience()
+        self._commands_refused = 0  # in a row
+        self._teller = WorkloadTeller()
+        self._telling = asyncio.Lock()
         self._kept = standing.bundle  # on disk
         self._keeps: set[asyncio.Task[None]] = set()
         self._at_disk = asyncio.Lock()
@@ -73,6 +78,7 @@ class Fleet:
             welcome = _welcome_in(await stream.hear(_WELCOME_S), where)
             self._push = None
             self._pushed.clear()
+            self._teller = WorkloadTeller()
             self._standing.came(str(channel.endpoint), welcome.plane, welcome.version)
             self._heed_clock(welcome.now)
             _log.info("connected to %s (%s, exeat %s)", where, welcome.plane, welcome.version)
@@ -118,12 +124,23 @@ class Fleet:
                 self._push = (heard.push, time.monotonic_ns())
                 self._pushed.set()
             elif said == "command":
-                if result := await self._commands.obey(heard.command):
-                    await self._say(stream, pb.SyncRequest(result=result))
+                await self._obey(stream, heard.command)
             elif said == "beat":
                 self._heed_clock(heard.beat.now)
             elif said == "welcome":
                 raise PlaneAway(f"{where}: it has sent a second welcome")
+            await asyncio.sleep(_BREATH_S)
+
+    async def _obey(self, stream: _Sync, command: pb.Signed) -> None:
+        result = await self._commands.obey(command)
+        is_done = result is not None and not result.refusal
+        self._commands_refused = 0 if is_done else self._commands_refused + 1
+        if is_done:
+            await self._tell_news(stream)  # first: whoever has the result may look at the workloads next
+        if result:
+            await self._say(stream, pb.SyncRequest(result=result))
+        if self._commands_refused > _COMMANDS_FREE:
+            await asyncio.sleep(_REFUSED_S)
 
     async def _answer(self, stream: _Sync) -> None:
         while True:
@@ -226,11 +243,14 @@ class Fleet:
             await asyncio.sleep(beat_s)
 
     async def _tell(self, stream: _Sync) -> None:
-        teller = WorkloadTeller()
         while True:
-            if news := teller.news(self._ground.states()):
-                await self._say(stream, pb.SyncRequest(workloads=news))
+            await self._tell_news(stream)
             await asyncio.sleep(_NEWS_S)
+
+    async def _tell_news(self, stream: _Sync) -> None:
+        async with self._telling:  # else older news could come after newer ones
+            if news := self._teller.news(self._ground.states()):
+                await self._say(stream, pb.SyncRequest(workloads=news))
 
     def _heed_clock(self, stamp: Timestamp) -> None:
         if stamp.seconds:  # else it did not say

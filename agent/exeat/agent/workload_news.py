@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from exeat.v1 import plane_pb2 as pb
 
 _MESSAGE_MAX = 2 << 20  # what a plane must take is 4 MiB
+_ENTRIES_MAX = 10_000  # and 20,000 parts
 
 
 class WorkloadTeller:
@@ -17,7 +18,7 @@ class WorkloadTeller:
         """What is to be said; None: nothing."""
         news = pb.WorkloadNews(is_all=self._told is None)
         told = self._told = {} if self._told is None else self._told
-        for name in [name for name in told if name not in states]:
+        for name in [name for name in told if name not in states][:_ENTRIES_MAX]:
             del told[name]
             news.gone.append(name)
         size = sum(map(len, news.gone))
@@ -26,7 +27,8 @@ class WorkloadTeller:
             if known is state or known == state:
                 continue
             size += state.ByteSize()
-            if size > _MESSAGE_MAX and news.workloads:
+            count = len(news.workloads) + len(news.gone)
+            if count >= _ENTRIES_MAX or (size > _MESSAGE_MAX and news.workloads):
                 break
             news.workloads.append(state)
             told[name] = state

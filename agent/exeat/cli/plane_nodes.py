@@ -18,8 +18,8 @@ def add(tools: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         "nodes",
         help="list nodes and what they enforce; add, retire and label them",
         description="Lists the nodes: what each enforces by its own word and since when, and why it refuses what it "
-        "refuses. A retired node is turned away until it is activated; what it enforced, it enforces on. Labels that "
-        "are set here hold in place of what the node itself says.",
+        "refuses, or which workload stays as it was. A retired node is turned away until it is activated; what it "
+        "enforced, it enforces on. Labels that are set here hold in place of what the node itself says.",
         usage="exeat plane nodes [NAME]\n"
         "       exeat plane nodes add NAME [LABEL=VALUE ...]\n"
         "       exeat plane nodes retire|activate NAME\n"
@@ -79,7 +79,7 @@ def _list(options: argparse.Namespace, plane: PlaneClient) -> None:
             ago(one["last_seen"], now),
             str(one["workload_count"]),
             labels_text(one["labels"]),
-            one["fault"] or "-",
+            one["fault"] or next(iter(one["failures"]), "-"),
         ]
         for one in nodes
     ]

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
+from exeat.control.plane_fields import has_too_many_fields
 from exeat.control.plane_files import Credentials
 from exeat.control.plane_words import sentence_of
 from exeat.errors import ExeatError
@@ -60,6 +61,7 @@ class Stream(Generic[Said, Heard]):
         self._call = call
         self._heard = heard
         self._channel = channel
+        self._ended_because = ""  # by this end
         self._speaking = asyncio.Lock()  # gRPC takes one message at a time
 
     async def say(self, message: Said, within_s: float | None = None) -> None:
@@ -68,8 +70,7 @@ class Stream(Generic[Said, Heard]):
             async with asyncio.timeout(within_s), self._speaking:
                 await self._call.write(message.SerializeToString())
         except TimeoutError:
-            self.end()
-            raise PlaneAway(f"plane {self._channel.endpoint}: it has read nothing for {within_s:g} s") from None
+            raise self._no_plane(f"it has read nothing for {within_s:g} s") from None
         except (grpc.RpcError, asyncio.InvalidStateError) as error:  # the latter: it has ended already
             raise await self._why() from error
 
@@ -79,19 +80,18 @@ class Stream(Generic[Said, Heard]):
             async with asyncio.timeout(within_s):
                 raw = await self._call.read()
         except TimeoutError:
-            self.end()
-            raise PlaneAway(f"plane {self._channel.endpoint}: it has said nothing for {within_s:g} s") from None
+            raise self._no_plane(f"it has said nothing for {within_s:g} s") from None
         except grpc.RpcError as error:
             raise await self._why() from error
         if not isinstance(raw, bytes):
             raise await self._why()
+        if has_too_many_fields(raw):
+            raise self._no_plane("what it sends has more parts than any message of exeat.v1")
         message = self._heard()
         try:
             message.ParseFromString(raw)
         except DecodeError:
-            self.end()
-            name = self._heard.__name__
-            raise PlaneAway(f"plane {self._channel.endpoint}: what it sends is no {name} of exeat.v1") from None
+            raise self._no_plane(f"what it sends is no {self._heard.__name__} of exeat.v1") from None
         self.has_heard = True
         return message
 
@@ -99,7 +99,15 @@ class Stream(Generic[Said, Heard]):
         """No more of it."""
         self._call.cancel()
 
+    def _no_plane(self, why: str) -> PlaneAway:
+        """Ends it. Another task, which speaks at this moment, is told the same."""
+        self._ended_because = self._ended_because or why
+        self.end()
+        return PlaneAway(f"plane {self._channel.endpoint}: {self._ended_because}")
+
     async def _why(self) -> PlaneAway:
+        if self._ended_because:
+            return self._no_plane(self._ended_because)
         code, details = await self._call.code(), await self._call.details()
         return PlaneAway(sentence_of(code, details or "", self._channel.endpoint, self._channel.access))
 

@@ -16,6 +16,7 @@ from exeat.plane import (
     api_verdicts,
 )
 from exeat.plane.api_calls import answered, endpoint, told
+from exeat.plane.api_room import ApiRoom
 from exeat.plane.parts import Plane
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -33,12 +34,13 @@ def routes(plane: Plane) -> list[BaseRoute]:
         **api_commands.CALLS,
         **api_report.CALLS,
     }
-    results = api_commands.Results(plane.database)
+    room = ApiRoom()
+    results = api_commands.Results(plane.database, room)
     found: list[BaseRoute] = [
-        Route("/verdicts/follow", api_verdicts.follow(plane), methods=["GET"]),
-        Route("/commands", api_commands.post(plane, results), methods=["POST"]),
+        Route("/verdicts/follow", api_verdicts.follow(plane, room), methods=["GET"]),
+        Route("/commands", api_commands.post(plane, room, results), methods=["POST"]),
     ]
-    found += [Route(path, endpoint(plane, call), methods=[method]) for (method, path), call in calls.items()]
+    found += [Route(path, endpoint(plane, room, call), methods=[method]) for (method, path), call in calls.items()]
     paths = {path for _, path in calls} | {"/verdicts/follow"}
     found += [Route(path, told(_wrong_method), methods=_METHODS) for path in sorted(paths)]
     return [*found, Route("/{rest:path}", told(_nothing_there), methods=_METHODS)]

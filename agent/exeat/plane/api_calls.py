@@ -4,9 +4,9 @@ A bearer token and nothing else says who asks. A cookie is never looked at, so n
 browser ask for it.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from exeat.errors import ExeatError, PolicyError, Refused, StatusWord
 from exeat.plane import people
 from exeat.plane.api_fields import Given, body_of, query_of
+from exeat.plane.api_room import ApiRoom
 from exeat.plane.database import Database, StoreError
 from exeat.plane.parts import Plane
 from exeat.plane.people import Person, Role
@@ -71,12 +72,14 @@ class Call:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def endpoint(plane: Plane, call: Call) -> Endpoint:
+def endpoint(plane: Plane, room: ApiRoom, call: Call) -> Endpoint:
     """For Starlette."""
 
     async def answer(request: Request) -> Response:
-        asked = await asked_of(plane, request, call)
-        found = await asyncio.to_thread(_act, plane.database, call, asked)
+        person = await person_of(plane, room, request, call)
+        async with room.for_large(person.name) if call.longest > SMALL else nullcontext():
+            asked = await asked_of(plane, request, call, person)
+            found = await room.run(_act, plane.database, call, asked)
         return found if isinstance(found, Response) else answered(found)
 
     return told(answer)
@@ -112,13 +115,18 @@ def told(answer: Endpoint) -> Endpoint:
     return answer_or_error
 
 
-async def asked_of(plane: Plane, request: Request, call: Call) -> Asked:
-    """Who asks, and for what. Raises Refused."""
-    now_ns = plane.now_ns()
-    person = await asyncio.to_thread(_person, plane.database, request.headers.get("authorization", ""), now_ns)
+async def person_of(plane: Plane, room: ApiRoom, request: Request, call: Call) -> Person:
+    """Who asks, if they may. Raises Refused."""
+    header = request.headers.get("authorization", "")
+    person = await room.run(_person, plane.database, header, plane.now_ns())
     person.need(call.role)
+    return person
+
+
+async def asked_of(plane: Plane, request: Request, call: Call, person: Person) -> Asked:
+    """For what. Raises Refused."""
     body = await body_of(request, call.longest) if call.has_body else Given({}, "the body")
-    return Asked(person, request.path_params, query_of(request), body, now_ns)
+    return Asked(person, request.path_params, query_of(request), body, plane.now_ns())
 
 
 def is_still_known(plane: Plane, request: Request) -> bool:

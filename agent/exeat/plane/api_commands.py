@@ -13,9 +13,10 @@ from exeat.core.verdict_text import time_text
 from exeat.errors import Refused, StatusWord
 from exeat.model.policy import Mode
 from exeat.plane import commands
-from exeat.plane.api_calls import Asked, Call, answered, asked_of, told
+from exeat.plane.api_calls import Asked, Call, answered, asked_of, person_of, told
 from exeat.plane.api_fields import Given
 from exeat.plane.api_nodes import time_or_none
+from exeat.plane.api_room import ApiRoom
 from exeat.plane.commands import Asked as Command
 from exeat.plane.database import Database, News, Topic, Tx
 from exeat.plane.parts import Plane
@@ -33,8 +34,9 @@ _LOOK_S = 1.0  # news can be lost
 class Results:
     """Wakes who waits for a command's result. One for each event loop."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, room: ApiRoom) -> None:
         self._database = database
+        self._room = room
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
         database.listen(self._heard)
 
@@ -45,7 +47,7 @@ class Results:
         deadline = time.monotonic() + seconds
         try:
             while True:
-                found = await asyncio.to_thread(self._look, id)
+                found = await self._room.run(self._look, id)
                 left = deadline - time.monotonic()
                 if found is None or found.has_ended or left <= 0:
                     return found
@@ -94,12 +96,12 @@ def command_json(one: Command) -> dict[str, Any]:
     }
 
 
-def post(plane: Plane, results: Results) -> Callable[[Request], Awaitable[Response]]:
+def post(plane: Plane, room: ApiRoom, results: Results) -> Callable[[Request], Awaitable[Response]]:
     """Asks a node, and answers once it has, or once the caller has waited long enough."""
     call = Call(Role.APPROVER, lambda _, __: None, has_body=True)
 
     async def answer(request: Request) -> Response:
-        asked = await asked_of(plane, request, call)
+        asked = await asked_of(plane, request, call, await person_of(plane, room, request, call))
         wanted, within_s = _wanted(asked.body, asked.person.name), asked.body.number("within_s", _WITHIN_S, 1, 3600)
         wait_s = asked.body.number("wait_s", 10, 0, _WAIT_MAX_S)
         asked.refuse_unknown()
@@ -108,7 +110,7 @@ def post(plane: Plane, results: Results) -> Callable[[Request], Awaitable[Respon
             with plane.database.writing() as tx:
                 return commands.ask(tx, wanted, asked.now_ns, within_s)
 
-        found = await results.wait(await asyncio.to_thread(ask), wait_s)
+        found = await results.wait(await room.run(ask), wait_s)
         assert found is not None
         return answered(command_json(found))
 

@@ -1,5 +1,6 @@
 """What came in with a call, read strictly: a field that nobody asked for is a mistake of the caller's, and told."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from exeat.errors import Refused, StatusWord
 
 _TEXT_MAX = 1024
 _LABELS_MAX = 64
+_BODY_S = 60.0
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -146,11 +148,15 @@ async def body_of(request: Request, longest: int) -> Given:
     if kind != "application/json":
         raise _invalid(f"the body is {shown(kind or 'of no type')}: send JSON, as `Content-Type: application/json`")
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > longest:
-            raise Refused(StatusWord.EXHAUSTED, f"the body is longer than {longest:,} bytes: send less at once")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > longest:
+                    raise Refused(StatusWord.EXHAUSTED, f"the body is longer than {longest:,} bytes: send less at once")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise _invalid(f"the body was not there after {_BODY_S:.0f} s: send it faster, or less at once") from None
     try:
         found = json.loads(b"".join(chunks))
     except (ValueError, RecursionError) as error:

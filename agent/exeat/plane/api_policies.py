@@ -121,7 +121,9 @@ def _between(tx: Tx, asked: Asked) -> Any:
 def _diff(database: Database, asked: Asked) -> Any:
     drafts = _drafts(asked)
     asked.refuse_unknown()
-    compared = _compared(database, drafts, asked.now_ns)
+    with database.reading() as tx:
+        befores = [_present(tx, draft.policy.name) for draft in drafts]
+    compared = _compared(database, drafts, befores, asked.now_ns)
     return {"policies": [_draft_json(draft, one) for draft, one in zip(drafts, compared, strict=True)]}
 
 
@@ -130,12 +132,12 @@ class _OnlyLooked(Exception):
 
 
 def _apply(database: Database, asked: Asked) -> Any:
-    """Large documents are read and compared before the store's only writer is kept busy."""
+    """Large documents are read before the store's only writer is kept busy, and compared afterwards: that takes longest
+    of all, and agents need not wait for it."""
     drafts = _drafts(asked)
     change = _change(asked, asked.body.text("reason", ""), _plan(asked))
     is_dry = asked.body.is_true("dry_run")
     asked.refuse_unknown()
-    compared = _compared(database, drafts, asked.now_ns)
     placed: tuple[Placed, ...] = ()
     try:
         with database.writing() as tx:
@@ -144,6 +146,7 @@ def _apply(database: Database, asked: Asked) -> Any:
                 raise _OnlyLooked
     except _OnlyLooked:
         pass  # what would become of it is known, and nothing did
+    compared = _compared(database, drafts, [one.before for one in placed], asked.now_ns)
     return {
         "policies": [
             {**_draft_json(draft, one), **_placed_json(became), "rollout": None if is_dry else became.rollout or None}
@@ -171,11 +174,12 @@ def _drafts(asked: Asked) -> tuple[Draft, ...]:
     return policies.read_all(texts)
 
 
-def _compared(database: Database, drafts: Sequence[Draft], now_ns: int) -> list[Compared]:
+def _compared(
+    database: Database, drafts: Sequence[Draft], befores: Sequence[str | None], now_ns: int
+) -> list[Compared]:
     with database.reading() as tx:
-        names = [draft.policy.name for draft in drafts]
-        before = {name: policies.document(tx, revision) if (revision := _present(tx, name)) else None for name in names}
-    return [compare(draft.policy.name, before[draft.policy.name], draft.text, now_ns) for draft in drafts]
+        texts = [policies.document(tx, before) if before else None for before in befores]
+    return [compare(draft.policy.name, text, draft.text, now_ns) for draft, text in zip(drafts, texts, strict=True)]
 
 
 def _draft_json(draft: Draft, compared: Compared) -> dict[str, Any]:

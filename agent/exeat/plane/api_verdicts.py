@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
@@ -15,15 +16,17 @@ from exeat.core.filters import Filter, parse_to
 from exeat.core.verdict_text import json_line, protocol_word, time_text
 from exeat.errors import ExeatError, Refused, StatusWord
 from exeat.model.verdicts import Reason, Verdict
-from exeat.plane.api_calls import Asked, Call, asked_of, is_still_known, told
+from exeat.plane.api_calls import Asked, Call, asked_of, is_still_known, person_of, told
+from exeat.plane.api_room import ApiRoom
 from exeat.plane.approve_aim import aim_text
 from exeat.plane.approve_rule import can_rule
 from exeat.plane.database import Tx
 from exeat.plane.denials import Denial, Stored, denials, verdicts
-from exeat.plane.live import Feed
+from exeat.plane.live import Glimpse
 from exeat.plane.parts import Plane
 from exeat.plane.people import Role
 from exeat.plane.wanted import Wanted
+from exeat.v1 import verdict_pb2
 
 _PAGE_MAX = 5000
 _PAST_MAX = 20_000  # verdicts that a follower is told of before those to come
@@ -31,15 +34,23 @@ _DENIALS_MAX = 5000
 _RECENT, _DAY = timedelta(minutes=10), timedelta(days=1)
 _ASK_AGAIN_S = 60.0  # whether who follows may still
 _REASONS = frozenset(Reason)
+_NO_TIME = (ValueError, OverflowError, OSError)  # what Python says of a time that no calendar has
 
 
 def verdict_json(one: Stored) -> dict[str, Any]:
     """A line as docs/verdicts.md describes it, with its id and node."""
     try:
         line: dict[str, Any] = json.loads(json_line(from_wire(one.record)))
-    except ExeatError as error:  # a newer agent's words, or a damaged row: what is sure, and why no more
-        line = {"time": time_text(one.record.time.ToNanoseconds()), "unknown": str(error)}
+    except (ExeatError, *_NO_TIME) as error:  # a newer agent's words, or a damaged row: what is sure, and why
+        line = {"time": _time_of(one.record), "unknown": str(error)}
     return {"id": one.id, "node": one.node, **line}
+
+
+def _time_of(record: verdict_pb2.VerdictRecord) -> str | None:
+    try:
+        return time_text(record.time.seconds * 10**9 + record.time.nanos)
+    except _NO_TIME:
+        return None
 
 
 def denial_json(one: Denial) -> dict[str, Any]:
@@ -64,44 +75,56 @@ def denial_json(one: Denial) -> dict[str, Any]:
     }
 
 
-def follow(plane: Plane) -> Callable[[Request], Awaitable[Response]]:
+def follow(plane: Plane, room: ApiRoom) -> Callable[[Request], Awaitable[Response]]:
     """Verdicts as they come, one object of JSON a line; an empty line now and then says that nothing is broken."""
     call = Call(Role.VIEWER, lambda _, __: None)
 
     async def answer(request: Request) -> Response:
-        asked = await asked_of(plane, request, call)
+        person = await person_of(plane, room, request, call)
+        room.check_stream(person.name)
+        asked = await asked_of(plane, request, call, person)
         has_past = asked.query.has("since") and bool(asked.query.text("since", ""))
         wanted = _wanted(asked, _RECENT)
         asked.refuse_unknown()
 
-        def past() -> list[Stored]:
+        def past() -> tuple[set[int], bytes]:
+            if not has_past:
+                return set(), b""
             with plane.database.reading() as tx:
-                return list(_past(tx, wanted)) if has_past else []
+                found = list(_past(tx, wanted))
+            return {one.id for one in found}, _text(reversed(found))
 
-        lines = _lines(plane.feed, wanted, past, lambda: is_still_known(plane, request))
+        async def lines() -> AsyncGenerator[bytes, None]:
+            with room.for_stream(person.name):
+                there = _lines(plane.feed.watch(wanted), room, past, lambda: is_still_known(plane, request))
+                async with aclosing(there) as parts:
+                    async for part in parts:
+                        yield part
+
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
+        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=headers)
 
     return told(answer)
 
 
 async def _lines(
-    feed: Feed, wanted: Wanted, past: Callable[[], list[Stored]], is_known: Callable[[], bool]
+    watch: AsyncGenerator[Glimpse, None],
+    room: ApiRoom,
+    past: Callable[[], tuple[set[int], bytes]],
+    is_known: Callable[[], bool],
 ) -> AsyncGenerator[bytes, None]:
-    watch = feed.watch(wanted)
     first = asyncio.ensure_future(anext(watch))  # it watches before the past is read: nothing falls in between
     try:
         await asyncio.sleep(0)
-        before = await asyncio.to_thread(past)
-        told_of = {one.id for one in before}
-        yield _text(reversed(before)) or b"\n"
+        told_of, before = await room.run(past)
+        yield before or b"\n"
         glimpse, asked_s = await first, time.monotonic()
         while True:
             lost = json.dumps({"lost": glimpse.lost}).encode() + b"\n" if glimpse.lost else b""
             yield lost + _text(one for one in glimpse.verdicts if one.id not in told_of) or b"\n"
             if time.monotonic() - asked_s > _ASK_AGAIN_S:
                 asked_s = time.monotonic()
-                if not await asyncio.to_thread(is_known):
+                if not await room.run(is_known):
                     return
             glimpse = await anext(watch)
     finally:

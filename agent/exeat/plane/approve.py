@@ -16,7 +16,7 @@ from exeat.core.diff_words import time_text
 from exeat.core.policy_file import read_policy
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
-from exeat.model.policy import Rule
+from exeat.model.policy import Protocol, Rule
 from exeat.model.verdicts import Reason, Verdict
 from exeat.plane import policies, rollouts
 from exeat.plane.approve_aim import Aim, invalid
@@ -31,6 +31,8 @@ LONGEST = timedelta(days=400)
 LOOK_BACK_NS = 30 * 86_400 * 1_000_000_000
 _WORDS_MAX = 500
 _REASONS = frozenset(Reason)
+# IPPROTO_* of what each protocol of a rule opens.
+_NUMBERS = {Protocol.TLS: (6,), Protocol.TCP: (6,), Protocol.UDP: (17,), Protocol.ICMP: (1, 58)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,15 @@ def _denials(tx: Tx, ask: Ask, now_ns: int) -> list[Denied]:
         for one in found
         if ask.workload in one.workload
         and (not ask.node or one.node == ask.node)
-        and (ask.aim.port is None or one.hook == "query" or one.port == ask.aim.port)
+        and (one.hook == "query" or _is_as_denied(ask.aim, one))
     ]
+
+
+def _is_as_denied(aim: Aim, one: Denied) -> bool:
+    """Who may approve what was denied over TCP must not open UDP with it."""
+    is_port = aim.port is None or one.port == aim.port
+    is_nothing = aim.protocol is Protocol.ICMP and aim.address is None  # refused later, in a sentence of its own
+    return is_port and (aim.protocol is None or is_nothing or one.protocol in _NUMBERS[aim.protocol])
 
 
 def _denied(row: Row) -> Denied:

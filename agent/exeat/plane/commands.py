@@ -18,6 +18,7 @@ _SECOND = 1_000_000_000
 WITHIN_MAX_S = 3600  # proto/exeat/v1/plane.proto
 _GRACE_NS = 30 * _SECOND  # a result may be on its way when the time is over
 _WAITING_MAX = 256  # for one node
+_TEXT_MAX, _POLICIES_MAX = 2000, 100  # of a node's answer
 _SELECT = "SELECT id, node, body, by_whom, at_ns, expires_ns, state, result, ended_ns FROM commands"
 
 
@@ -101,7 +102,7 @@ def ended(tx: Tx, node: str, result: plane_pb2.CommandResult, at_ns: int) -> boo
     is_news = tx.do(
         "UPDATE commands SET state = ?, result = ?, ended_ns = ? "
         "WHERE id = ? AND node = ? AND state IN ('waiting', 'sent', 'expired')",
-        *(state.value, result.SerializeToString(), at_ns, result.id.replace("\0", ""), node),
+        *(state.value, _kept(result).SerializeToString(), at_ns, "" if "\0" in result.id else result.id, node),
     )
     if is_news:
         tx.tell(News(Topic.RESULTS, result.id))
@@ -147,6 +148,20 @@ def forget(tx: Tx, before_ns: int) -> int:
 def _open(tx: Tx, node: str, now_ns: int, which: str) -> list[plane_pb2.Command]:
     sql = f"SELECT body FROM commands WHERE node = ? AND {which} AND expires_ns > ? ORDER BY at_ns, id"
     return [plane_pb2.Command.FromString(row[0]) for row in tx.all(sql, node, now_ns)]
+
+
+def _kept(said: plane_pb2.CommandResult) -> plane_pb2.CommandResult:
+    """What people are shown of a result. The whole may be as large as a message, and whole lists of them are read."""
+    refusal, allowance = said.refusal[:_TEXT_MAX], said.allowance[:_TEXT_MAX]
+    result = plane_pb2.CommandResult(id=said.id, refusal=refusal, cut=said.cut, allowance=allowance)
+    if said.HasField("workload"):
+        there = said.workload
+        policies = [one[:_TEXT_MAX] for one in there.policies[:_POLICIES_MAX]]
+        kept = plane_pb2.WorkloadState(name=there.name[:_TEXT_MAX], policies=policies, mode=there.mode)
+        if there.HasField("mode_until"):
+            kept.mode_until.CopyFrom(there.mode_until)
+        result.workload.CopyFrom(kept)
+    return result
 
 
 def _asked(row: Row) -> Asked:

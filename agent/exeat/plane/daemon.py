@@ -52,7 +52,7 @@ class PlaneDaemon:
         replica = Replica(settings.name, exeat.__version__, settings.enroll is Enroll.LISTED)
         self._sessions = Sessions(replica, self._database, self._signer, self._counts)
         self._verdicts = VerdictStreams(self._database, self._collection)
-        self._directory = PolicyDirectory(settings.policies) if settings.policies else None
+        self._directory = PolicyDirectory(settings.policies, settings.rollout) if settings.policies else None
         self._plane = Plane(
             settings=settings,
             database=self._database,

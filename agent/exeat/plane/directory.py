@@ -22,6 +22,7 @@ _SUFFIXES = (".yaml", ".yml")
 _FILES_MAX = 2000
 _SIZE_MAX = 8 << 20
 _SETTLED_NS = 200_000_000  # a checkout writes one file after the other
+_GIT_LOCK_NS = 60 * 1_000_000_000  # git holds it while it writes files; one that is older was left behind
 
 _EMPTY = (
     "{path}: the directory is empty, where {count} policies were: is it mounted? They stay in force. To remove all of "
@@ -34,7 +35,7 @@ _Prints = dict[str, tuple[int, int, int]]  # by path in the directory: when it c
 @dataclass(frozen=True, slots=True)
 class _Seen:
     prints: _Prints
-    is_bare: bool  # there is nothing at all in there
+    is_bare: bool  # there is no file at all in there, but hidden ones: a clone begins with `.git`
     problems: tuple[str, ...] = ()
 
 
@@ -49,7 +50,7 @@ class PolicyDirectory:
         self._plan = plan
         self._problems: tuple[str, ...] = ()
         self._warnings: tuple[str, ...] = ()
-        self._settled: _Prints | None = None  # what was read last, whatever came of it
+        self._settled: _Seen | None = None  # what was read last, whatever came of it
         self._looking = threading.Lock()
         self._drafts: dict[tuple[str, str], Draft] = {}  # what has not changed is not read again
 
@@ -69,8 +70,10 @@ class PolicyDirectory:
                 self._settled = None
                 self._note(seen.problems)
                 return ()
+            if _is_git_at_work(self.path, now_ns):
+                return ()
             newest = max((changed for changed, _, _ in seen.prints.values()), default=0)
-            if seen.prints == self._settled or 0 <= now_ns - newest < _SETTLED_NS:
+            if seen == self._settled or 0 <= now_ns - newest < _SETTLED_NS:
                 return ()
             try:
                 drafts = self._read(seen.prints)
@@ -79,10 +82,10 @@ class PolicyDirectory:
                 placed = self._place(database, drafts, seen.is_bare, now_ns)
             except (PolicyError, Refused) as error:
                 # Once: a store that is away raises something else, and is asked again at the next look.
-                self._settled = seen.prints if isinstance(error, PolicyError) else None
+                self._settled = seen if isinstance(error, PolicyError) else None
                 self._note(error.problems if isinstance(error, PolicyError) else (f"{self.path}: {error}",))
                 return ()
-            self._settled = seen.prints
+            self._settled = seen
             self._drafts = {(draft.where, draft.text): draft for draft in drafts}
             self._warnings = tuple(warning for draft in drafts for warning in draft.warnings)
             self._note(())
@@ -164,7 +167,7 @@ def _see(path: Path) -> _Seen:
 
     is_bare = True
     for place, directories, files in os.walk(path, onerror=fail):
-        is_bare = is_bare and not (directories or files)
+        is_bare = is_bare and all(file.startswith(".") for file in files)
         directories[:] = sorted(one for one in directories if not one.startswith("."))
         for file in sorted(files):
             if file.startswith(".") or not file.endswith(_SUFFIXES):
@@ -184,6 +187,16 @@ def _see(path: Path) -> _Seen:
             f"{path}: there are {len(prints)} files, of which at most {_FILES_MAX} are read: move some away"
         )
     return _Seen(prints, is_bare, tuple(problems))
+
+
+def _is_git_at_work(path: Path, now_ns: int) -> bool:
+    """Whether files come and go in there at this moment: those that are missing were not removed by anybody."""
+    for place in (path, *path.parents):
+        try:
+            return 0 <= now_ns - (place / ".git" / "index.lock").stat().st_mtime_ns < _GIT_LOCK_NS
+        except OSError:
+            continue
+    return False
 
 
 def look_on(directory: PolicyDirectory, database: Database, now_ns: Callable[[], int]) -> str:

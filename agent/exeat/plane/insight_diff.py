@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import unified_diff
 
-from exeat.core.diff import Change, differences
+from exeat.core.diff import Change, What, differences
 from exeat.core.policy_file import read_policy
+from exeat.errors import PolicyError
 from exeat.model.policy import Policy
 
-_LINES_MAX = 20_000  # of both together: beyond, looking for what moved takes minutes
+_LINES_MAX = 4_000  # of both together: lines can be chosen so that the time grows with their number cubed
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,14 @@ class Compared:
 
 
 def compare(name: str, before: str | None, after: str | None, now_ns: int) -> Compared:
-    """Two documents of a policy; None: there was none, or there is none any more. Raises PolicyError."""
-    now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-    old, new = (read_policy(text, name).policy if text is not None else Policy(name) for text in (before, after))
-    return Compared(text_diff(before or "", after or "", "before", "after"), differences(old, new, now))
+    """Two documents of a policy; None: there was none, or there is none any more."""
+    lines = text_diff(before or "", after or "", "before", "after")
+    try:
+        old, new = (read_policy(text, name).policy if text is not None else Policy(name) for text in (before, after))
+    except PolicyError as error:  # another version of exeat took it: it must be possible to replace it all the same
+        sentence = f"what it opens and closes cannot be told, because this exeat cannot read both: {error.problems[0]}"
+        return Compared(lines, (Change(What.SETS, sentence),))
+    return Compared(lines, differences(old, new, datetime.fromtimestamp(now_ns / 1e9, UTC)))
 
 
 def text_diff(before: str, after: str, before_name: str, after_name: str) -> tuple[str, ...]:

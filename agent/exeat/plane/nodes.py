@@ -13,6 +13,7 @@ from exeat.v1 import plane_pb2
 _NAME_MAX = 253  # RFC 1035 2.3.4: it stands in a certificate
 _LABELS_MAX, _LABEL_MAX, _VALUE_MAX = 64, 63, 253
 _TEXT_MAX, _TEXTS_MAX = 2000, 100  # of what an agent says about itself
+_HOLDINGS_MAX, _POLICY_MAX, _REVISION_MAX = 10_000, 63, 64  # as many as an agent takes; names and hashes as they are
 _SERIAL_MAX = 1 << 53  # milliseconds for 285,000 years: whoever says more is not to be believed
 _BIGINT_MAX = (1 << 63) - 1
 _COLUMNS = (
@@ -20,6 +21,11 @@ _COLUMNS = (
     "serial, acked, acked_ns, took_ns, fault, fault_ns, failures, complaints, skew_ms, lost_events, unreported"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM nodes"
+# An empty manifest would be true, signed and newer, and take every policy from the whole fleet.
+_BLANK = (
+    "the node enforces {count} policies of a plane, and the store of this one has never had any. Was it lost? Put its "
+    "backup back, or apply all policies at once: until then nodes stay as they are"
+)
 
 
 def hello(tx: Tx, said: plane_pb2.Hello, arrival: Arrival) -> Node:
@@ -33,6 +39,9 @@ def hello(tx: Tx, said: plane_pb2.Hello, arrival: Arrival) -> Node:
         raise Refused(StatusWord.PERMISSION, f"{shown(said.node)} is not listed: exeat plane nodes add lets it in")
     if said.serial > _SERIAL_MAX:
         raise _invalid(f"no plane has given the serial {said.serial}: remove the agent's state of the plane")
+    _check_holdings(said)
+    if said.serial and said.holdings and not (had and had.acked) and _is_blank(tx):
+        raise Refused(StatusWord.UNAVAILABLE, _BLANK.format(count=len(said.holdings)))
     if had is None:
         add(tx, said.node)
     labels = _checked_labels(said.labels)
@@ -199,6 +208,21 @@ def _there(tx: Tx, name: str) -> Node:
     found = node(tx, name)
     assert found is not None
     return found
+
+
+def _is_blank(tx: Tx) -> bool:
+    """Whether nobody has ever put a policy into the store."""
+    return tx.one("SELECT 1 FROM history LIMIT 1") is None
+
+
+def _check_holdings(said: plane_pb2.Hello) -> None:
+    if len(said.holdings) > _HOLDINGS_MAX or any(
+        not 0 < len(one.name) <= _POLICY_MAX or len(one.revision) > _REVISION_MAX for one in said.holdings
+    ):
+        raise _invalid(
+            f"a node holds at most {_HOLDINGS_MAX} policies, with names of at most {_POLICY_MAX} characters, and "
+            f"revisions of {_REVISION_MAX} digits: remove the agent's state of the plane"
+        )
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:

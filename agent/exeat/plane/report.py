@@ -2,11 +2,8 @@
 
 The span is whole hours, because verdicts are counted by the hour for much longer than they are kept one by one.
 
-**Denials per 1,000 connections.** An attempt is a verdict at `connect` or `send`, whatever it said, because each
-connection and each new destination of a datagram has one; and a denial anywhere else but at `hello`, because what was
-denied at a question, a socket or a packet never came to a connect. A denial is DROPPED, AUDIT (it would have been
-denied) or ERROR; one at `hello` counts as a denial of the attempt that its connect was. So there are never more denials
-than attempts, but where connections are older than the span.
+**Denials per 1,000 connections.** What counts as a connection that was attempted, tried.py says. A denial is DROPPED,
+AUDIT (it would have been denied) or ERROR.
 """
 
 from collections import Counter, defaultdict
@@ -18,9 +15,8 @@ from statistics import mean, median
 from exeat.model.verdicts import Reason, Verdict
 from exeat.plane.report_facts import Facts, Period, Tally
 from exeat.plane.report_rules import EndingRule, UnusedRule, ending_rules, unused_rules
+from exeat.plane.tried import is_try
 
-_FLOWS = ("connect", "send")
-_HELLO = "hello"
 _TOP = 20
 _LISTED = 100
 
@@ -132,10 +128,9 @@ def _rate(tallies: Iterable[Tally]) -> Rate:
     attempts = denied = 0
     for tally in tallies:
         is_denial = _is_denial(tally)
-        if tally.hook in _FLOWS or (is_denial and tally.hook != _HELLO):
-            attempts += tally.count
+        attempts += tally.count if is_try(tally.hook, is_denial) else 0
         denied += tally.count if is_denial else 0
-    return Rate(max(attempts, denied), denied)
+    return Rate(attempts, denied)
 
 
 def _shares(named: Iterable[tuple[str, Tally]]) -> tuple[Share, ...]:

@@ -1,16 +1,15 @@
 """Whether a roll-out may go on: what was planned and what was seen in, a decision out. No clock, no store.
 
-Connections are counted as in the report: see there. An attempt is a verdict at `connect` or `send`, and a denial
-anywhere else but at `hello`, where it denies the attempt that the connect was. Denied is what was dropped, what monitor
-mode would have dropped, and what failed.
+What counts as a connection, tried.py says. Denied is what was dropped, what monitor mode would have dropped, and what
+failed.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from exeat.errors import Refused, StatusWord
+from exeat.plane.tried import is_try
 
-_FLOWS, _HELLO = ("connect", "send"), "hello"
 SAMPLE_MIN = 50  # connections: below that, one program that tries again and again would be a rate
 _STAGES_MAX = 20
 _SOAK_MAX_S = 30 * 86_400
@@ -61,8 +60,7 @@ class Counted:
 
     def and_verdicts(self, hook: str, is_denied: bool, count: int) -> "Counted":
         """With these too."""
-        is_attempt = hook in _FLOWS or (is_denied and hook != _HELLO)
-        return Counted(self.tried + count * is_attempt, self.denied + count * is_denied)
+        return Counted(self.tried + count * is_try(hook, is_denied), self.denied + count * is_denied)
 
     def since(self, base: "Counted") -> "Counted":
         """What came after."""

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exeat.model.networks import Network
+from exeat.plane.rollout_judge import Plan
 from exeat.settings import Listen
 
 DEFAULT_FILE = Path("/etc/exeat/plane.yaml")
@@ -89,6 +90,7 @@ class PlaneSettings:
     web: WebDoor = field(default_factory=WebDoor)
     store: StorePlace = field(default_factory=StorePlace)
     policies: Path | None = None  # a directory, beside those in the store
+    rollout: Plan | None = None  # how changes of that directory go out; None: to every node at once
     signing_key: Path | None = None  # None: manifests and commands are not signed
     enroll: Enroll = Enroll.CERTIFICATE
     retention: Retention = field(default_factory=Retention)

@@ -16,16 +16,17 @@ from urllib.parse import urlsplit
 from exeat.core.duration_text import parse_duration
 from exeat.core.network_text import parse_network
 from exeat.core.problems import Problems, shown
-from exeat.core.yaml_fields import Fields, read_list, read_parsed, read_text, read_word
+from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text, read_word
 from exeat.core.yaml_nodes import Mapping, Scalar, compose
-from exeat.errors import ExeatError, PolicyError
+from exeat.errors import ExeatError, PolicyError, Refused
 from exeat.model.networks import Network
+from exeat.plane.rollout_judge import Plan
 from exeat.plane.settings import AgentsDoor, Enroll, Oidc, PlaneSettings, Retention, StorePlace, WebDoor
 from exeat.settings import Listen
 
 _API_VERSION = "exeat.dev/v1"
 _KIND = "PlaneSettings"
-_SPEC = ("name", "agents", "web", "store", "policies", "signing_key", "enroll", "retention")
+_SPEC = ("name", "agents", "web", "store", "policies", "rollout", "signing_key", "enroll", "retention")
 _AGENTS = ("listen", "certificate", "key", "ca")
 _WEB = ("listen", "certificate", "key", "behind_proxy", "url", "oidc")
 _OIDC = ("user_header", "groups_header", "trusted_proxies", "viewer_groups", "approver_groups", "admin_groups")
@@ -91,6 +92,7 @@ class _Reader:
             web=self._web(spec),
             store=self._store(spec),
             policies=self._path(spec, "policies"),
+            rollout=self._rollout(spec),
             signing_key=self._path(spec, "signing_key"),
             enroll=read_word(spec.get("enroll"), "`enroll`", Enroll, self.problems) or default.enroll,
             retention=self._retention(spec),
@@ -177,6 +179,27 @@ class _Reader:
             self.problems.add(store.line, text)
         variable = self._fitting(store, "environment", _VARIABLE, "a variable's name, as in `EXEAT_PLANE_STORE`")
         return StorePlace("", self._path(store, "file"), variable or "")
+
+    def _rollout(self, spec: Fields) -> Plan | None:
+        rollout = spec.mapping(spec.get("rollout"), "`rollout`", ("stages", "soak", "max_denials"))
+        if rollout is None:
+            return None
+        if "policies" not in spec:
+            self.problems.add(rollout.line, "`rollout` is about a directory of policies: write `policies` too")
+        percents = read_list(rollout.get("stages"), "`stages`", self.problems)
+        stages = tuple(read_integer(one, "a stage", self.problems, 1, 100) or 0 for one in percents)
+        soak_s = read_parsed(rollout.get("soak"), "`soak`", parse_duration, self.problems)
+        most = read_integer(rollout.get("max_denials"), "`max_denials`", self.problems, 0, 1000)
+        default = Plan()
+        try:
+            return Plan(
+                stages or default.stages,
+                default.soak_s if soak_s is None else soak_s,
+                default.max_per_mille if most is None else most,
+            )
+        except Refused as error:
+            self.problems.add(rollout.line, str(error))
+            return None
 
     def _retention(self, spec: Fields) -> Retention:
         default = Retention()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from urllib.parse import quote
 
 from exeat.plane.database import News, Row, StoreError, Tx
 from exeat.plane.schema import bring_up
@@ -30,6 +31,7 @@ class Sqlite:
         self._listeners: list[Callable[[News], None]] = []
         self._is_closed = False
         self._make_file()
+        self._place = _place(self._path)
         self._writer = self._connect("synchronous = FULL", "foreign_keys = ON")
         with self.writing() as tx:
             is_new = tx.one("SELECT 1 FROM sqlite_master WHERE name = 'settings'") is None
@@ -39,6 +41,7 @@ class Sqlite:
     @contextmanager
     def reading(self) -> Iterator[Tx]:
         """Sees one state of everything."""
+        self._check_place()
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -61,6 +64,7 @@ class Sqlite:
     def writing(self) -> Iterator[Tx]:
         """All of it or nothing. A thread that is in here must not begin another one."""
         with self._writers:
+            self._check_place()
             with _told(self._path):
                 self._writer.execute("BEGIN IMMEDIATE")
             tx = _SqliteTx(self._writer, self._path)
@@ -96,9 +100,18 @@ class Sqlite:
         except OSError as error:
             raise StoreError(f"{self._path}: the store cannot be made or opened: {error.strerror}") from error
 
+    def _check_place(self) -> None:
+        """What is written into a file that was removed is gone with the process, and nobody would be told."""
+        if _place(self._path) != self._place:
+            raise StoreError(
+                f"{self._path}: the store's file was removed or replaced while it was in use. Put the one from the "
+                "backup there and restart the plane"
+            )
+
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         with _told(self._path):
-            found = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            there = f"file:{quote(str(self._path))}?mode=rw"  # and never makes one
+            found = sqlite3.connect(there, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, uri=True)
             for pragma in ("journal_mode = WAL", "temp_store = MEMORY", *pragmas):
                 found.execute(f"PRAGMA {pragma}")
         return found
@@ -139,6 +152,15 @@ class _SqliteTx:
 
     def tell(self, news: News) -> None:
         self.news.append(news)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file that is; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from exeat.plane.settings import WebDoor
 
 _CONNECTIONS_MAX = 500
 _BACKLOG = 256
-_FILES_S = 10.0  # how often the files are looked at
+_FILES_S = 2.0  # how often the files are looked at
 _GRACE_S = 2
 _log = logging.getLogger("exeat.plane")
 
