@@ -27,9 +27,9 @@ import psutil
 from bench.collect_agents import BATCH, Plan, Told
 from bench.rows import Bar, Row, row, table
 from exeat.control.plane_server import serve_plane
-from exeat.plane.collection import Collection
-from exeat.plane.database import Database, open_database
-from exeat.plane.verdict_streams import VerdictStreams
+from exeat.plane.store.database import Database, open_database
+from exeat.plane.streams.verdict_streams import VerdictStreams
+from exeat.plane.verdicts.collection import Collection
 from exeat.settings import Listen
 from exeat.v1 import plane_pb2 as pb
 from plane.certificates import Authority, authority

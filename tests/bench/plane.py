@@ -23,9 +23,11 @@ from unittest.mock import patch
 from bench.rows import Bar, Row, row, table
 from exeat.agent import bundles
 from exeat.control import plane_client
-from exeat.plane import nodes, people, policies
-from exeat.plane.database import Database, open_database
-from exeat.plane.policies import Change
+from exeat.plane import people
+from exeat.plane.nodes import nodes
+from exeat.plane.policies import policies
+from exeat.plane.policies.policies import Change
+from exeat.plane.store.database import Database, open_database
 from plane.certificates import authority
 from plane.processes import PlaneProcess, plane_process
 from plane.simulated import SimulatedAgent, running

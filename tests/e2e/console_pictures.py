@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from unit.console_stage import fill, make_tokens, open_plane, serving
+from plane.console_stage import fill, make_tokens, open_plane, serving
 
 _APPROVE = "/denials/approve?target=huggingface.example&workload=/agents.slice/coder-12.scope&policies=coding-agent"
 _WIDE, _PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}

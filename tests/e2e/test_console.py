@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from exeat.plane import people, policies
+from exeat.plane import people
 from exeat.plane.parts import Plane
-from unit.console_stage import Tokens, denial, fill, make_tokens, open_plane, report, serving
+from exeat.plane.policies import policies
+from plane.console_stage import Tokens, denial, fill, make_tokens, open_plane, report, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 # axe-core is not shipped and not needed to build: whoever has it says where. The other tests look at much of the same.

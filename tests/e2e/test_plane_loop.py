@@ -14,9 +14,9 @@ from e2e.agent_stage import say
 from e2e.gatekeeper import fetch, look_up
 from e2e.plane_loop_stage import BACK_S, WEB, Loop, open_loop
 from exeat.model.policy import Policy
-from exeat.plane.database import open_database
-from exeat.plane.policy_facts import facts_of, facts_text
-from exeat.plane.policy_rows import Change, put
+from exeat.plane.policies.policy_facts import facts_of, facts_text
+from exeat.plane.policies.policy_rows import Change, put
+from exeat.plane.store.database import open_database
 from unit.fake_plane import NODE, revision
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exeat.control.convert import to_wire
-from exeat.plane.database import Database, Row
+from exeat.plane.store.database import Database, Row
 from exeat.v1 import plane_pb2 as pb
 from unit.record_words import any_record
 

@@ -21,8 +21,8 @@ import pytest
 
 from exeat.control.plane_channel import PlaneAway, PlaneChannel
 from exeat.control.plane_files import read_credentials
-from exeat.plane import nodes
-from exeat.plane.node import Node
+from exeat.plane.nodes import nodes
+from exeat.plane.nodes.node import Node
 from exeat.v1 import plane_pb2 as pb
 from plane.certificates import authority
 from plane.serving import Serving, serving

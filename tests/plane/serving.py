@@ -12,10 +12,10 @@ from typing import Any
 from starlette.applications import Starlette
 
 from exeat.plane.daemon import PlaneDaemon
-from exeat.plane.database import Database, Tx
 from exeat.plane.metrics import routes
 from exeat.plane.parts import Plane
 from exeat.plane.settings import AgentsDoor, PlaneSettings, StorePlace, WebDoor
+from exeat.plane.store.database import Database, Tx
 from exeat.settings import Listen, PlaneAccess
 from plane.certificates import Authority
 

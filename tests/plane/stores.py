@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from exeat.plane import nodes
-from exeat.plane.assign import Entries
-from exeat.plane.database import Database, Tx, open_database
-from exeat.plane.node import Answered, Arrival, Node
-from exeat.plane.policies import Change
+from exeat.plane.nodes import nodes
+from exeat.plane.nodes.node import Answered, Arrival, Node
+from exeat.plane.policies.assign import Entries
+from exeat.plane.policies.policies import Change
+from exeat.plane.store.database import Database, Tx, open_database
 from exeat.v1 import plane_pb2
 from plane.postgres import new_database
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from exeat.control.plane_channel import PlaneAway
-from exeat.plane import commands, nodes, policies, pushing, workloads
-from exeat.plane.database import Tx
-from exeat.plane.node import Answered, Arrival, Beat
+from exeat.plane.nodes import commands, nodes, workloads
+from exeat.plane.nodes.node import Answered, Arrival, Beat
+from exeat.plane.policies import policies
+from exeat.plane.store.database import Tx
+from exeat.plane.streams import pushing
 from exeat.v1 import agent_pb2
 from exeat.v1 import plane_pb2 as pb
 from plane.calling import becomes, calling, node_of, run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exeat.core.policy_file import read_policy
-from unit.plane_stage import Stage, Told, open_stage, put_policy, tell
+from plane.plane_stage import Stage, Told, open_stage, put_policy, tell
 
 FORGED = (
     "*", "*.com", "**.com", "**.evil.test", "0.0.0.0/0", "::/0", "10.0.0.0/8", 'evil.test"]\n  - name: x',

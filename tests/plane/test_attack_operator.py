@@ -16,12 +16,13 @@ import pytest
 
 from exeat.control.plane_channel import PlaneAway
 from exeat.errors import Refused
-from exeat.plane import nodes, policies, rollouts
-from exeat.plane.collection import Collection
-from exeat.plane.database import Database, StoreError, Tx
-from exeat.plane.directory import PolicyDirectory
-from exeat.plane.node import Arrival
-from exeat.plane.policies import Plan
+from exeat.plane.nodes import nodes
+from exeat.plane.nodes.node import Arrival
+from exeat.plane.policies import policies, rollouts
+from exeat.plane.policies.directory import PolicyDirectory
+from exeat.plane.policies.policies import Plan
+from exeat.plane.store.database import Database, StoreError, Tx
+from exeat.plane.verdicts.collection import Collection
 from exeat.v1 import plane_pb2 as pb
 from plane.batches import batch
 from plane.calling import NODE, calling, run

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from exeat.control.plane_channel import PlaneAway
-from exeat.plane import nodes
-from exeat.plane.collection import Collection
-from exeat.plane.database import Database, open_database
+from exeat.plane.nodes import nodes
+from exeat.plane.store.database import Database, open_database
+from exeat.plane.verdicts.collection import Collection
 from exeat.v1 import plane_pb2 as pb
 from exeat.v1 import verdict_pb2
+from plane import console_stage
+from plane.console_visitor import visiting
+from plane.plane_stage import Stage, open_stage
 from plane.serving import Serving
 from plane.stores import KINDS, open_store
-from unit import console_stage
-from unit.console_visitor import visiting
-from unit.plane_stage import Stage, open_stage
-from unit.test_plane_verdict_streams import NODE, batch, greet, reporting, run, stored
+from plane.test_plane_verdict_streams import NODE, batch, greet, reporting, run, stored
 
 OTHER = "honest.test"
 

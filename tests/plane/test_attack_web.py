@@ -18,21 +18,23 @@ from typing import Any
 import httpx
 import pytest
 
-from exeat.plane import api_fields, api_room, people
-from exeat.plane.api_room import FOLLOWED_MAX, ApiRoom
+from exeat.plane import people
+from exeat.plane.api import fields as api_fields
+from exeat.plane.api import room as api_room
+from exeat.plane.api.room import FOLLOWED_MAX, ApiRoom
 from exeat.plane.daemon import PlaneDaemon
 from exeat.plane.parts import Plane
 from exeat.plane.people import Role, TokenWish
 from exeat.plane.settings import AgentsDoor, PlaneSettings, StorePlace, WebDoor
 from exeat.plane.web import application, policies_page
+from plane import console_stage
 from plane.calling import calling, run
 from plane.certificates import authority
+from plane.console_stage import Tokens
+from plane.console_visitor import visiting
+from plane.plane_stage import Stage, open_stage, put_policy
 from plane.serving import ANY_PORT, Serving
 from plane.stores import policy_text, url_of
-from unit import console_stage
-from unit.console_stage import Tokens
-from unit.console_visitor import visiting
-from unit.plane_stage import Stage, open_stage, put_policy
 
 
 @pytest.fixture(name="stage", scope="module")

@@ -14,15 +14,16 @@ import pytest
 from google.protobuf.message import Message
 
 from exeat.control.plane_channel import PlaneAway
-from exeat.plane import policies, workloads
+from exeat.plane.nodes import workloads
+from exeat.plane.policies import policies
 from exeat.v1 import plane_pb2 as pb
 from exeat.v1 import verdict_pb2
 from plane.calling import NODE, becomes, calling, run
 from plane.serving import Serving
 from plane.stores import change, policy_text
+from plane.test_plane_verdict_streams import batch, greet, reporting
 from unit.fake_plane import FakePlane, papers, push, signed
 from unit.fleet_words import Agent, policy, public_key, until
-from unit.test_plane_verdict_streams import batch, greet, reporting
 
 _M = TypeVar("_M", bound=Message)
 # Field 900 as a text and field 901 as a number, as a version of next year could send them.

@@ -81,8 +81,8 @@ def _made(options: argparse.Namespace) -> str:
 def _in_store(config: Path, act: Any) -> Any:
     """In one transaction, on the plane's machine. Imported here: no other command needs a database."""
     from exeat.plane import people
-    from exeat.plane.database import open_database
     from exeat.plane.settings_file import load_settings, store_url
+    from exeat.plane.store.database import open_database
 
     database = open_database(store_url(load_settings(config)))
     try:

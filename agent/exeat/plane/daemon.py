@@ -13,19 +13,20 @@ from typing import Any
 import exeat
 from exeat.control.plane_server import PlaneServer, serve_plane
 from exeat.notify import Notifier, watchdog_interval_s
-from exeat.plane import metrics, rollouts
-from exeat.plane.collection import Collection
+from exeat.plane import metrics
 from exeat.plane.counts import Counts
-from exeat.plane.database import StoreError, open_database
-from exeat.plane.directory import PolicyDirectory, look_on
-from exeat.plane.live import Feed
 from exeat.plane.parts import NoDirectory, Plane
-from exeat.plane.retention import forget_for_ever
-from exeat.plane.sessions import Replica, Sessions
+from exeat.plane.policies import rollouts
+from exeat.plane.policies.directory import PolicyDirectory, look_on
+from exeat.plane.policies.signing import PlaneSigner
 from exeat.plane.settings import Enroll, PlaneSettings
 from exeat.plane.settings_file import store_url
-from exeat.plane.signing import PlaneSigner
-from exeat.plane.verdict_streams import VerdictStreams
+from exeat.plane.store.database import StoreError, open_database
+from exeat.plane.store.retention import forget_for_ever
+from exeat.plane.streams.sessions import Replica, Sessions
+from exeat.plane.streams.verdict_streams import VerdictStreams
+from exeat.plane.verdicts.collection import Collection
+from exeat.plane.verdicts.live import Feed
 from exeat.plane.web_server import WebServer
 from exeat.settings import PlaneAccess
 from exeat.v1 import plane_pb2 as pb

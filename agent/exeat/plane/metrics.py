@@ -15,10 +15,11 @@ from starlette.routing import Route
 
 from exeat.metrics.families import resident_bytes
 from exeat.metrics.text import CONTENT_TYPE, Kind, Sample, head, histogram_lines, lines
-from exeat.plane import nodes, policies, rollouts
-from exeat.plane.database import StoreError
-from exeat.plane.node import Standing
+from exeat.plane.nodes import nodes
+from exeat.plane.nodes.node import Standing
 from exeat.plane.parts import Plane
+from exeat.plane.policies import policies, rollouts
+from exeat.plane.store.database import StoreError
 
 _PUSH = ("exeat_plane_push_seconds", "From a push to its ACK, of those that were accepted")
 

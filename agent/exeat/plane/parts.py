@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from exeat.plane.counts import Counts
-from exeat.plane.database import Database
 from exeat.plane.settings import PlaneSettings
+from exeat.plane.store.database import Database
 
 if TYPE_CHECKING:
-    from exeat.plane.live import Feed
+    from exeat.plane.verdicts.live import Feed
 
 
 class Presence(Protocol):

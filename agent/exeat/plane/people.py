@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
-from exeat.plane.database import Tx
+from exeat.plane.store.database import Tx
 
 _PREFIX = "exeat_"  # so that whoever looks for secrets in a repository finds it
 _BYTES = 32

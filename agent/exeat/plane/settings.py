@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exeat.model.networks import Network
-from exeat.plane.rollout_judge import Plan
+from exeat.plane.policies.rollout_judge import Plan
 from exeat.settings import Listen
 
 DEFAULT_FILE = Path("/etc/exeat/plane.yaml")

@@ -20,7 +20,7 @@ from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed,
 from exeat.core.yaml_nodes import Mapping, Scalar, compose
 from exeat.errors import ExeatError, PolicyError, Refused
 from exeat.model.networks import Network
-from exeat.plane.rollout_judge import Plan
+from exeat.plane.policies.rollout_judge import Plan
 from exeat.plane.settings import AgentsDoor, Enroll, Oidc, PlaneSettings, Retention, StorePlace, WebDoor
 from exeat.settings import Listen
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from exeat.plane import api
+from exeat.plane.api import routes as api
 from exeat.plane.metrics import routes as metrics_routes
 from exeat.plane.parts import Plane
 from exeat.plane.people import Role

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from exeat.core.problems import shown
 from exeat.errors import ExeatError, Refused, StatusWord
 from exeat.model.policy import Protocol
-from exeat.plane import policies
-from exeat.plane.approve import Approval, Ask, Preview, approve, preview
-from exeat.plane.approve_aim import Aim, parse_aim
-from exeat.plane.database import StoreError, Tx
+from exeat.plane.approval.aim import Aim, parse_aim
+from exeat.plane.approval.approve import Approval, Ask, Preview, approve, preview
+from exeat.plane.policies import policies
+from exeat.plane.store.database import StoreError, Tx
 from exeat.plane.web.rendering import segment
 from exeat.plane.web.visit import Visit
 

@@ -1,6 +1,6 @@
 """Commands in words: what was asked for, and what became of it. Pure."""
 
-from exeat.plane.commands import Asked, State
+from exeat.plane.nodes.commands import Asked, State
 from exeat.plane.web.wording import span
 from exeat.v1 import agent_pb2
 

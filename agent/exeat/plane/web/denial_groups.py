@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from exeat.core.stories import STORIES
 from exeat.core.verdict_text import protocol_word
 from exeat.model.verdicts import Reason, Verdict
-from exeat.plane.approve_rule import can_rule
-from exeat.plane.denials import Denial
+from exeat.plane.approval.rule import can_rule
+from exeat.plane.verdicts.denials import Denial
 
 _QUERY = "query"
 _REASONS = frozenset(Reason)

@@ -2,7 +2,7 @@
 
 from starlette.responses import Response
 
-from exeat.plane.denials import denials
+from exeat.plane.verdicts.denials import denials
 from exeat.plane.web.denial_groups import Group, grouped
 from exeat.plane.web.filters import SPANS, wanted_of
 from exeat.plane.web.listing import listing

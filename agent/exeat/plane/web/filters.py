@@ -6,7 +6,7 @@ from exeat.core.duration_text import parse_duration
 from exeat.core.filters import Filter, parse_to
 from exeat.errors import Refused, StatusWord
 from exeat.model.verdicts import Verdict
-from exeat.plane.wanted import Wanted
+from exeat.plane.verdicts.wanted import Wanted
 
 SPANS = ("1h", "24h", "7d", "30d")
 OUTCOMES = {

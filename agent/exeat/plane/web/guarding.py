@@ -12,8 +12,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from exeat.errors import ExeatError, PolicyError, Refused, StatusWord
-from exeat.plane.database import StoreError
 from exeat.plane.people import Role
+from exeat.plane.store.database import StoreError
 from exeat.plane.web.console import Console
 from exeat.plane.web.forms import read_form
 from exeat.plane.web.rendering import render

@@ -8,14 +8,15 @@ from starlette.responses import Response
 
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
-from exeat.plane import commands, nodes, policies, workloads
-from exeat.plane.commands import Asked
-from exeat.plane.database import Tx
-from exeat.plane.node import Holding, Node, Standing
+from exeat.plane.nodes import commands, nodes, workloads
+from exeat.plane.nodes.commands import Asked
+from exeat.plane.nodes.node import Holding, Node, Standing
+from exeat.plane.nodes.workloads import Workload
+from exeat.plane.policies import policies
+from exeat.plane.store.database import Tx
 from exeat.plane.web.listing import has_words, listing
 from exeat.plane.web.rendering import segment
 from exeat.plane.web.visit import Visit
-from exeat.plane.workloads import Workload
 
 SKEW_MS = 5_000  # beyond, what is compared by time (expiry, the order of verdicts) begins to be wrong
 _COMMANDS = 20

@@ -11,10 +11,11 @@ from exeat.core.policy_file import read_policy
 from exeat.core.policy_text import policy_head, policy_rows
 from exeat.core.problems import shown
 from exeat.errors import PolicyError, Refused, StatusWord
-from exeat.plane import nodes, policies, rollouts
-from exeat.plane.database import Tx
-from exeat.plane.policies import HistoryEntry, KeptPolicy
-from exeat.plane.rollouts import Rollout
+from exeat.plane.nodes import nodes
+from exeat.plane.policies import policies, rollouts
+from exeat.plane.policies.policies import HistoryEntry, KeptPolicy
+from exeat.plane.policies.rollouts import Rollout
+from exeat.plane.store.database import Tx
 from exeat.plane.web.listing import has_words, listing
 from exeat.plane.web.visit import Visit
 

@@ -11,9 +11,9 @@ from exeat.core.diff import differences
 from exeat.core.policy_file import read_policy
 from exeat.errors import PolicyError, Refused, StatusWord
 from exeat.model.policy import Policy
-from exeat.plane import policies
-from exeat.plane.database import Tx
-from exeat.plane.policies import Action, Change, Placed, Source
+from exeat.plane.policies import policies
+from exeat.plane.policies.policies import Action, Change, Placed, Source
+from exeat.plane.store.database import Tx
 from exeat.plane.web.rendering import segment
 from exeat.plane.web.visit import Visit
 from exeat.plane.web.wording import short

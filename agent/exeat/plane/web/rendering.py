@@ -19,7 +19,7 @@ from exeat.plane.web import command_words, wording
 from exeat.plane.web.assets import asset_path
 
 # Ours, and the report's.
-_TEMPLATES = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "templates")
+_TEMPLATES = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "report" / "templates")
 
 _JOINT = re.compile(r"([/_.-])")
 _JOINTS = frozenset("/_.-")

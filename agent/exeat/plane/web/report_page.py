@@ -4,8 +4,8 @@ from starlette.responses import Response
 
 from exeat.core.duration_text import parse_duration
 from exeat.errors import Refused, StatusWord
-from exeat.plane.api_report import read_report
-from exeat.plane.report_view import report_words
+from exeat.plane.api.report import read_report
+from exeat.plane.report.view import report_words
 from exeat.plane.web.visit import Visit
 
 _SPANS = ("24h", "7d", "30d", "90d")

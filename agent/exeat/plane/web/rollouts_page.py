@@ -6,10 +6,10 @@ from starlette.responses import Response
 
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
-from exeat.plane import rollouts
-from exeat.plane.database import Tx
-from exeat.plane.policies import Change
-from exeat.plane.rollouts import Progress, Rollout, State
+from exeat.plane.policies import rollouts
+from exeat.plane.policies.policies import Change
+from exeat.plane.policies.rollouts import Progress, Rollout, State
+from exeat.plane.store.database import Tx
 from exeat.plane.web.visit import Visit
 
 _STEPS = {

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 
-from exeat.plane.database import Tx
+from exeat.plane.store.database import Tx
 
 _SETTING = "console.key"
 _KEY_BYTES = 32

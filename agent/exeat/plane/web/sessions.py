@@ -8,8 +8,8 @@ import json
 import secrets
 from dataclasses import dataclass
 
-from exeat.plane.database import Tx
 from exeat.plane.people import Person, tokens
+from exeat.plane.store.database import Tx
 from exeat.plane.web.sealing import Seal
 
 LIFE_S = 12 * 3600

@@ -8,8 +8,8 @@ from exeat.core.query_types import query_type_word
 from exeat.core.verdict_text import endpoint, protocol_word, subject_of
 from exeat.errors import ExeatError
 from exeat.model.verdicts import Reason, Verdict
-from exeat.plane.approve_rule import can_rule
-from exeat.plane.denials import Stored
+from exeat.plane.approval.rule import can_rule
+from exeat.plane.verdicts.denials import Stored
 from exeat.plane.web.denial_groups import reason_story, reason_word
 
 _OUTCOMES: dict[int, tuple[str, str]] = {

@@ -3,9 +3,9 @@
 from starlette.responses import Response
 
 from exeat.errors import Refused, StatusWord
-from exeat.plane.database import Tx
-from exeat.plane.denials import Page, last_id, verdicts
-from exeat.plane.wanted import Wanted
+from exeat.plane.store.database import Tx
+from exeat.plane.verdicts.denials import Page, last_id, verdicts
+from exeat.plane.verdicts.wanted import Wanted
 from exeat.plane.web.filters import wanted_of
 from exeat.plane.web.rendering import link
 from exeat.plane.web.verdict_lines import lines_of

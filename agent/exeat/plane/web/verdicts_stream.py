@@ -14,10 +14,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from starlette.responses import Response, StreamingResponse
 
 from exeat.errors import Refused, StatusWord
-from exeat.plane.database import StoreError, Tx
-from exeat.plane.denials import Stored, newer
-from exeat.plane.live import Glimpse
-from exeat.plane.wanted import Wanted
+from exeat.plane.store.database import StoreError, Tx
+from exeat.plane.verdicts.denials import Stored, newer
+from exeat.plane.verdicts.live import Glimpse
+from exeat.plane.verdicts.wanted import Wanted
 from exeat.plane.web.filters import wanted_of
 from exeat.plane.web.rendering import render
 from exeat.plane.web.sign_in import who

@@ -8,8 +8,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from exeat.plane.database import Tx
 from exeat.plane.people import Person, Role
+from exeat.plane.store.database import Tx
 from exeat.plane.web.console import Console
 from exeat.plane.web.rendering import render
 

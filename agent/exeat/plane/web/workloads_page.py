@@ -7,15 +7,15 @@ from starlette.responses import RedirectResponse, Response
 from exeat.core.duration_text import parse_duration
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
-from exeat.plane import commands, nodes, workloads
-from exeat.plane.commands import Asked
-from exeat.plane.database import Tx
-from exeat.plane.node import Standing
+from exeat.plane.nodes import commands, nodes, workloads
+from exeat.plane.nodes.commands import Asked
+from exeat.plane.nodes.node import Standing
+from exeat.plane.nodes.workloads import Workload
+from exeat.plane.store.database import Tx
 from exeat.plane.web.command_words import workload_of
 from exeat.plane.web.listing import has_words, listing
 from exeat.plane.web.rendering import link
 from exeat.plane.web.visit import Visit
-from exeat.plane.workloads import Workload
 from exeat.v1 import agent_pb2, plane_pb2
 
 MODES = ("enforce", "monitor", "open", "quarantine")

@@ -1,0 +1,1 @@
+"""Denials made into a rule: as narrow as what was denied, shown before it is applied, and written down."""

@@ -1,0 +1,4 @@
+"""Where everything is kept: plain SQL for SQLite and PostgreSQL, the tables, and how long what stays.
+
+It knows tables and transactions, and nothing of what they mean.
+"""

@@ -1,0 +1,1 @@
+"""Verdicts: taken in once each, counted, watched live, asked for, grouped into denials."""
