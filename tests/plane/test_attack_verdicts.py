@@ -104,7 +104,6 @@ def test_what_is_told_of_forged_numbers_is_still_sums(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.xfail(strict=True, reason="verdict_rows.py keeps a verdict of any size")
 def test_a_verdict_is_kept_no_larger_than_anybody_reads(tmp_path: Path, kind: str) -> None:
     """The largest that an honest agent can make has some kilobytes: a path of 4,096 bytes, and some names."""
     with open_store(kind, tmp_path) as database:
@@ -165,7 +164,6 @@ def test_numbers_of_no_log_end_the_stream_and_move_no_cursor(tmp_path: Path, num
     run(tmp_path, talk)
 
 
-@pytest.mark.xfail(strict=True, reason="verdict_streams.py lets a node have any number of streams")
 def test_a_node_has_one_report_stream(tmp_path: Path) -> None:
     """Each may keep eight batches of four megabytes waiting. The newest goes on, and others' are as they were."""
 
@@ -188,7 +186,6 @@ def test_a_node_has_one_report_stream(tmp_path: Path) -> None:
     run(tmp_path, talk)
 
 
-@pytest.mark.xfail(strict=True, reason="collecting.py keeps a row for each log that a node ever named")
 def test_a_node_has_few_logs(tmp_path: Path) -> None:
     """A name is made up each time that numbers begin anew. The oldest that nothing is known of are forgotten."""
 

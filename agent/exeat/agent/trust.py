@@ -6,8 +6,6 @@ from exeat.audit.signing import Verifier
 from exeat.errors import ExeatError
 from exeat.v1 import plane_pb2 as pb
 
-# What stands before the content under a signature, so that one kind of message is never taken for the other.
-
 
 class Trust:
     """The key is read anew each time: it is rarely needed, and may be replaced without a restart."""

@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from exeat.control.calls import short
+from exeat.control.plane_fields import has_too_many_fields
 from exeat.control.plane_files import Credentials, read_credentials, state_of
 from exeat.control.plane_operations import PlaneOperations
 from exeat.errors import ExeatError, Refused, SocketError, StatusWord
@@ -152,6 +153,8 @@ def names_of(context: _Context) -> frozenset[str]:
 
 async def _parsed(raws: AsyncIterator[bytes], request_class: type[_Request]) -> AsyncIterator[_Request]:
     async for raw in raws:
+        if request_class is pb.SyncRequest and has_too_many_fields(raw):  # verdicts are many, and none of them is empty
+            raise Refused(StatusWord.INVALID, "a message has more parts than the plane reads: send it in several")
         try:
             yield request_class.FromString(raw)
         except DecodeError:

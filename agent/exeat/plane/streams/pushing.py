@@ -17,10 +17,11 @@ from exeat.plane.policies.signing import PlaneSigner
 from exeat.plane.store.database import Database, StoreError, Tx
 from exeat.plane.streams.sync_session import Push, SyncSession
 
-_TOGETHER_S = 0.02  # news of one change come in a bunch
+_TOGETHER_S = 0.005  # news of one change come in a bunch
 _ANYWAY_S = 60.0  # news can be lost, and manifests grow old
 _AFTER_ERROR_S = 2.0
 _UNDERWAY_MAX = 256 << 20  # bytes of documents that were sent and not answered
+_ANSWER_S = 60.0  # a push that has no answer by then takes no room from others: some nodes never answer
 _log = logging.getLogger("exeat.plane")
 
 
@@ -75,9 +76,14 @@ class Pushing:
 
     async def _push(self) -> None:
         now_s = time.monotonic()
-        room = _UNDERWAY_MAX - sum(one.push.size for one in self._sessions() if one.push)
+        room = _UNDERWAY_MAX - sum(
+            one.push.size for one in self._sessions() if one.push and now_s - one.push.began_s < _ANSWER_S
+        )
         asks = [Ask(one, one.has, frozenset(one.held)) for one in self._sessions() if one.can_be_pushed(now_s)]
-        if not asks or room <= 0:  # an answer wakes this again
+        if not asks:
+            return
+        if room <= 0:  # an answer wakes this again, or time does
+            asyncio.get_running_loop().call_later(_ANSWER_S, self._wake.set)
             return
         for ask in asks:
             ask.session.is_stale = False  # news that come from here on make it so again

@@ -27,6 +27,7 @@ from exeat.v1 import plane_pb2 as pb
 
 _T = TypeVar("_T")
 _SILENT_BEATS = 3
+_BREATH_S = 0.002  # between two messages of a node: whoever sends thousands a second keeps nobody else waiting
 _ARRIVING_MAX = 4  # of one node: whoever has its certificate must not keep the store busy
 _WRITE_S = 1.0  # how often beats are written down, and how soon it is seen that a node went elsewhere
 _LEAVE_S = 2.0  # for streams to end by themselves
@@ -147,6 +148,7 @@ class Sessions:
                     session.end()
                     return
                 await self._take(session, request)
+                await asyncio.sleep(_BREATH_S)
         except TimeoutError:
             session.end(Refused(StatusWord.UNAVAILABLE, f"nothing was heard of {session.node} for {silent_s} s"))
         except Exception as error:  # noqa: BLE001  # it ends the stream, with its sentence or a line in the log

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 
 from exeat.core.problems import shown
 from exeat.errors import Refused, StatusWord
@@ -17,12 +18,33 @@ _log = logging.getLogger("exeat.plane")
 _Taken = asyncio.Task[int] | Exception | None  # a batch under way, what ends the stream, its end
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A stream under way."""
+
+    taken: "asyncio.Queue[_Taken]"
+    reading: "asyncio.Task[None]"
+
+    def leave(self) -> None:
+        """What has come is stored all the same; nobody waits for it."""
+        self.reading.cancel()
+        while not self.taken.empty():
+            if isinstance(one := self.taken.get_nowait(), asyncio.Task):
+                one.cancel()
+
+    def end(self, why: Exception) -> None:
+        """Tells why, at the next moment at which it waits."""
+        self.leave()
+        self.taken.put_nowait(why)
+
+
 class VerdictStreams:
     """The Report half of PlaneOperations."""
 
     def __init__(self, database: Database, collection: Collection) -> None:
         self._database = database
         self._collection = collection
+        self._open: dict[str, _Open] = {}  # by node: each may keep a window of batches waiting
 
     async def report(
         self, names: frozenset[str], requests: AsyncIterator[pb.ReportRequest]
@@ -38,7 +60,10 @@ class VerdictStreams:
             welcome = await self._collection.begin(hello.node, hello.log, hello.after)
         except StoreError as error:
             raise _no_store(error) from error
-        reading = asyncio.create_task(self._read(hello, requests, taken))
+        mine = _Open(taken, asyncio.create_task(self._read(hello, requests, taken)))
+        before, self._open[hello.node] = self._open.get(hello.node), mine
+        if before:
+            before.end(Refused(StatusWord.EXISTS, f"{hello.node} has begun to report on another stream since"))
         try:
             yield pb.ReportResponse(welcome=welcome)
             while (one := await taken.get()) is not None:
@@ -48,10 +73,9 @@ class VerdictStreams:
         except StoreError as error:
             raise _no_store(error) from error
         finally:
-            reading.cancel()
-            while not taken.empty():  # what has come is stored all the same; nobody waits for it
-                if isinstance(one := taken.get_nowait(), asyncio.Task):
-                    one.cancel()
+            mine.leave()
+            if self._open.get(hello.node) is mine:
+                del self._open[hello.node]
 
     async def _read(
         self, hello: pb.ReportHello, requests: AsyncIterator[pb.ReportRequest], taken: "asyncio.Queue[_Taken]"

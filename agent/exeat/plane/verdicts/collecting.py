@@ -11,6 +11,7 @@ from exeat.plane.verdicts.verdict_rows import TALLY_KEY, VERDICT_COLUMNS, Sheet,
 from exeat.v1 import plane_pb2 as pb
 
 _LOG_MAX = 64
+_LOGS_MAX = 100  # of a node; each time that it begins anew it has another one
 _NODE_MAX = 255  # as in a certificate
 _TRIES = 5
 # Rows of one statement. In SQLite each statement lets other threads run, and waits until they let it go on.
@@ -128,6 +129,11 @@ def begin_log(tx: Tx, node: str, log: str, after: int, now_ns: int) -> int:
     tx.do(
         "INSERT INTO logs (node, log, first, through, lost, at_ns) VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
         *(node, log, after + 1, after, now_ns),
+    )
+    tx.do(
+        "DELETE FROM logs WHERE node = ? AND log NOT IN "
+        "(SELECT log FROM logs WHERE node = ? ORDER BY at_ns DESC, log LIMIT ?)",
+        *(node, node, _LOGS_MAX),
     )
     return _cursor(tx, (node, log)) or 0
 

@@ -10,12 +10,15 @@ from hashlib import sha256
 from ipaddress import ip_address
 
 from exeat.v1 import plane_pb2 as pb
+from exeat.v1 import verdict_pb2
 
 HOUR_NS = 3_600_000_000_000
 OTHERS = "(others)"  # the target that stands for all beyond DESTINATIONS_MAX
 # Of one workload on one node in an hour. A scan of the internet would be counted for a year, each address by itself.
 DESTINATIONS_MAX = 2_000
 _DAY_NS = 24 * HOUR_NS
+_BODY_MAX = 32 << 10  # bytes of a record
+_TEXT_MAX = 4_096  # characters of each text of one that has more: as long as a cgroup's path may be
 _LATE_NS = 400 * _DAY_NS  # a verdict that is older than all that is kept was not made then
 _MOST = {"workload": 800, "policy": 400, "rule": 200, "target": 600, "hook": 32}  # bytes; with a node's 255, of 2,700
 _INT32 = 2**31 - 1
@@ -108,7 +111,10 @@ class Sheet:
                 tally.first_ns = at_ns
             elif at_ns > tally.last_ns:
                 tally.last_ns = at_ns
-            append((at_ns, node, log, number, verdict, workload, target, record.SerializeToString()))
+            body = record.SerializeToString()
+            if len(body) > _BODY_MAX:
+                body = _cut(record)
+            append((at_ns, node, log, number, verdict, workload, target, body))
 
     def _begin(self, key: _Key, at_ns: int) -> tuple[Tally, str, str]:
         hour, raw_workload, policy, rule, name_or_address, port, protocol, hook, verdict, reason = key
@@ -120,6 +126,20 @@ class Sheet:
         words = (workload, kept(policy, "policy"), kept(rule, "rule"))
         tally_key = (hour_ns, self.node, *words, *where, protocol, kept(hook, "hook"), verdict, reason)
         return Tally(tally_key, at_ns), workload, target
+
+
+def _cut(record: verdict_pb2.VerdictRecord) -> bytes:
+    """A record that nobody honest makes, as far as it is worth to be kept."""
+    small = verdict_pb2.VerdictRecord()
+    small.CopyFrom(record)
+    small.DiscardUnknownFields()
+    for one in (small, small.process):
+        for field, value in one.ListFields():
+            if isinstance(value, str):
+                setattr(one, field.name, value[:_TEXT_MAX])
+    for end in (small.destination, small.source):
+        end.address = end.address[:16]
+    return small.SerializeToString()
 
 
 def kept(text: str, column: str) -> str:
