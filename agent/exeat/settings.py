@@ -5,6 +5,7 @@ Pure: whether a directory or a group exists, the agent finds out when it starts.
 
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -122,8 +123,8 @@ class _Reader:
     problems: Problems
 
     def read(self, document: Fields) -> Settings:
-        self._constant(document, "apiVersion", _API_VERSION)
-        self._constant(document, "kind", _KIND)
+        document.constant("apiVersion", _API_VERSION)
+        document.constant("kind", _KIND)
         spec = document.mapping(document.get("spec"), "`spec`", _SPEC)
         if spec is None:
             return _DEFAULT
@@ -141,12 +142,6 @@ class _Reader:
             node=self._node(spec),
             plane=self._plane(spec),
         )
-
-    def _constant(self, document: Fields, name: str, value: str) -> None:
-        node = document.required(name, f"`{name}: {value}`")
-        if node is not None and not (isinstance(node, Scalar) and node.text == value):
-            what = shown(node.text) if isinstance(node, Scalar) else "no text"
-            self.problems.add(node.line, f"`{name}` is {what}: write `{name}: {value}`")
 
     def _log(self, spec: Fields, state: Path) -> LogSettings:
         default = LogSettings(key=state / "audit.key")
@@ -243,14 +238,15 @@ class _Reader:
         text = read_text(node, f"`{name}`", self.problems)
         if text is None or node is None:
             return default
-        if why := _why_no_path(text):
+        if why := why_no_path(text, "/var/lib/exeat"):
             self.problems.add(node.line, f"`{name}` is {shown(text)}: {why}")
         return Path(text)
 
 
-def _why_no_path(text: str) -> str | None:
+def why_no_path(text: str, home: str) -> str | None:
+    """What is wrong with a path in settings, if anything is. `home`: where such a file is usually."""
     if not text.startswith("/"):
-        return f"write the whole path, as in `/var/lib/exeat/{shown(text)[1:-1]}`"
+        return f"write the whole path, as in `{home}/{shown(text)[1:-1]}`"
     if ".." in text.split("/"):
         return "write the path without `..`"
     if not text.strip("/"):
@@ -258,16 +254,17 @@ def _why_no_path(text: str) -> str | None:
     return None
 
 
-def _parse_listen(text: str) -> Listen:
+def parse_listen(text: str, examples: str) -> Listen:
+    """An address and a port. Raises ValueError with a sentence."""
     match = _LISTEN.fullmatch(text)
-    if match:
-        try:
-            address = ip_address(match["v6"] or match["v4"])
-        except ValueError:
-            match = None
-    if not match or not 0 < int(match["port"]) <= 65535:
-        raise ValueError(f"{shown(text)} is no place to listen: write `127.0.0.1:9469`, `[::1]:9469` or `off`")
-    return Listen(address, int(match["port"]))
+    if match and 0 < int(match["port"]) <= 65535:
+        with suppress(ValueError):  # told below
+            return Listen(ip_address(match["v6"] or match["v4"]), int(match["port"]))
+    raise ValueError(f"{shown(text)} is no place to listen: write {examples}")
+
+
+def _parse_listen(text: str) -> Listen:
+    return parse_listen(text, "`127.0.0.1:9469`, `[::1]:9469` or `off`")
 
 
 def _parse_endpoint(text: str) -> Endpoint:

@@ -8,6 +8,7 @@ import pytest
 
 from exeat.model.verdicts import Reason, Verdict
 from exeat.plane.verdicts.denials import Denial
+from exeat.plane.visible import visible
 from exeat.plane.web.assets import STATIC
 from exeat.plane.web.attempts import TRIES, WINDOW_S, Attempts
 from exeat.plane.web.denial_groups import grouped
@@ -15,7 +16,7 @@ from exeat.plane.web.forms import local_path
 from exeat.plane.web.listing import SHOWN_MAX, has_words, listing
 from exeat.plane.web.rendering import breakable, link
 from exeat.plane.web.sealing import Seal
-from exeat.plane.web.wording import clock, count, distance, moment, several, span, visible
+from exeat.plane.web.wording import clock, count, distance, moment, several, span
 
 CSS = (STATIC / "console.css").read_text()
 S = 1_000_000_000
@@ -112,6 +113,7 @@ def test_counts_and_names_are_written_for_people() -> None:
     assert count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
     assert (several(1, "node"), several(2, "node")) == ("1 node", "2 nodes")
     assert visible("a\x1b[2J\u202eb") == "a\\x1b[2J\\u202eb"
+    assert visible(count(1234)) == count(1234)  # a template says it as it is
     assert breakable("/a_b<c>") == "/<wbr>a_<wbr>b&lt;c&gt;"
     assert link("/x", q="a b&c", empty="", none=None) == "/x?q=a+b%26c"
 

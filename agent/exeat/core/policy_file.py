@@ -9,7 +9,7 @@ from exeat.core.policy_rule import RuleReader
 from exeat.core.problems import Problems, shown
 from exeat.core.time_text import parse_time
 from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text, read_word
-from exeat.core.yaml_nodes import Mapping, Node, Scalar, compose
+from exeat.core.yaml_nodes import Mapping, Node, compose
 from exeat.model.policy import Mode, OnUndeclared, Policy, Rule, Subject
 
 RULES_MAX = 20_000
@@ -45,8 +45,8 @@ class _DocumentReader:
     problems: Problems
 
     def read(self, document: Fields) -> Policy:
-        self._constant(document, "apiVersion", _API_VERSION)
-        self._constant(document, "kind", _KIND)
+        document.constant("apiVersion", _API_VERSION)
+        document.constant("kind", _KIND)
         name, labels = self._metadata(document)
         node = document.required("spec", "`spec:` with the policy's rules")
         spec_fields = (
@@ -79,12 +79,6 @@ class _DocumentReader:
             limits=LimitsReader(self.problems).read(spec),
             on_undeclared=self._on_undeclared(spec),
         )
-
-    def _constant(self, document: Fields, name: str, value: str) -> None:
-        node = document.required(name, f"`{name}: {value}`")
-        if node is not None and not (isinstance(node, Scalar) and node.text == value):
-            what = shown(node.text) if isinstance(node, Scalar) else "no text"
-            self.problems.add(node.line, f"`{name}` is {what}: write `{name}: {value}`")
 
     def _metadata(self, document: Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
         node = document.required("metadata", "`metadata: {name: ...}`")

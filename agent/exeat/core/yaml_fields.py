@@ -68,6 +68,13 @@ class Fields:
             self._problems.add(self.line, f"{self._what} has no `{name}`: write {example}")
         return self.get(name)
 
+    def constant(self, name: str, value: str) -> None:
+        """A field that says what kind of document this is: anything else is a problem."""
+        node = self.required(name, f"`{name}: {value}`")
+        if node is not None and not (isinstance(node, Scalar) and node.text == value):
+            what = shown(node.text) if isinstance(node, Scalar) else "no text"
+            self._problems.add(node.line, f"`{name}` is {what}: write `{name}: {value}`")
+
     def mapping(self, node: Node | None, what: str, known: Iterable[str]) -> "Fields | None":
         """A node's own fields."""
         if node is None:

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Mapping as Variables
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from exeat.errors import ExeatError, PolicyError, Refused
 from exeat.model.networks import Network
 from exeat.plane.policies.rollout_judge import Plan
 from exeat.plane.settings import AgentsDoor, Enroll, Oidc, PlaneSettings, Retention, StorePlace, WebDoor
-from exeat.settings import Listen
+from exeat.settings import Listen, parse_listen, why_no_path
 
 _API_VERSION = "exeat.dev/v1"
 _KIND = "PlaneSettings"
@@ -34,7 +33,6 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 _STORE = re.compile(r"sqlite:/.+|postgres(ql)?://.*")
-_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 _LEAST_KEPT = timedelta(hours=1)
 _MOST_KEPT = timedelta(days=3660)
 _NOWHERE = Path()
@@ -81,8 +79,8 @@ class _Reader:
     problems: Problems
 
     def read(self, document: Fields) -> PlaneSettings:
-        self._constant(document, "apiVersion", _API_VERSION)
-        self._constant(document, "kind", _KIND)
+        document.constant("apiVersion", _API_VERSION)
+        document.constant("kind", _KIND)
         node = document.required("spec", "`spec:`, and below it at least `agents`")
         spec = document.mapping(node, "`spec`", _SPEC) or self._none("spec", document)
         default = PlaneSettings(AgentsDoor(_NOWHERE, _NOWHERE, _NOWHERE), socket.gethostname())
@@ -97,12 +95,6 @@ class _Reader:
             enroll=read_word(spec.get("enroll"), "`enroll`", Enroll, self.problems) or default.enroll,
             retention=self._retention(spec),
         )
-
-    def _constant(self, document: Fields, name: str, value: str) -> None:
-        node = document.required(name, f"`{name}: {value}`")
-        if node is not None and not (isinstance(node, Scalar) and node.text == value):
-            what = shown(node.text) if isinstance(node, Scalar) else "no text"
-            self.problems.add(node.line, f"`{name}` is {what}: write `{name}: {value}`")
 
     def _none(self, what: str, around: Fields) -> Fields:
         """In place of a mapping that is not there, and was told to be missing."""
@@ -230,23 +222,13 @@ class _Reader:
         text = read_text(node, f"`{name}`", self.problems)
         if node is None or text is None:
             return None
-        if not text.startswith("/"):
-            self.problems.add(
-                node.line, f"`{name}` is {shown(text)}: write the whole path, as in `/etc/exeat/plane.crt`"
-            )
-        elif ".." in text.split("/"):
-            self.problems.add(node.line, f"`{name}` is {shown(text)}: write the path without `..`")
+        if why := why_no_path(text, "/etc/exeat"):
+            self.problems.add(node.line, f"`{name}` is {shown(text)}: {why}")
         return Path(text)
 
 
 def _parse_listen(text: str) -> Listen:
-    match = _LISTEN.fullmatch(text)
-    if match and 0 < int(match["port"]) <= 65535:
-        try:
-            return Listen(ip_address(match["v6"] or match["v4"]), int(match["port"]))
-        except ValueError:  # told below
-            match = None
-    raise ValueError(f"{shown(text)} is no place to listen: write an address and a port, `0.0.0.0:9470` or `[::]:9470`")
+    return parse_listen(text, "an address and a port, `0.0.0.0:9470` or `[::]:9470`")
 
 
 def _parse_proxy(text: str) -> Network:

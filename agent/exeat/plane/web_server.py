@@ -17,11 +17,13 @@ import uvicorn
 
 from exeat.errors import ExeatError, SocketError
 from exeat.plane.settings import WebDoor
+from exeat.plane.web_connection import WebConnection
 
 _CONNECTIONS_MAX = 500
 _BACKLOG = 256
 _FILES_S = 2.0  # how often the files are looked at
 _GRACE_S = 2
+_UNREAD_S = 60.0  # for somebody who reads nothing of what is sent to them
 _log = logging.getLogger("exeat.plane")
 
 _Message = MutableMapping[str, Any]
@@ -42,7 +44,7 @@ class WebServer:
         """Answers by `app`, and counts its answers by hundreds. Raises ExeatError for files that will not do."""
         config = uvicorn.Config(
             _counted(app, statuses),
-            http="h11",
+            http=WebConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -83,6 +85,8 @@ def _listener(door: WebDoor) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Each connection has it from the listener. One where nothing is to be sent may be silent.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_S * 1000))
         listener.bind((str(door.listen.address), door.listen.port))
         listener.listen(_BACKLOG)
     except OSError as error:

@@ -10,25 +10,32 @@ from typing import TypeVar
 from exeat.errors import Refused, StatusWord
 
 _T = TypeVar("_T")
-_THREADS = 4  # the plane's own are for agents; PostgreSQL has 8 connections for both
+_THREADS = 4  # with the console's two, fewer than PostgreSQL has connections: 8, for agents too
 _LARGE_MAX = 3  # requests with a large body, of all
 _WAIT_S = 60.0  # for the turn of one
 FOLLOWED_MAX = 16  # streams of one token
 
 
-class ApiRoom:
+class Threads:
+    """A few of their own: the plane's, which asyncio keeps, are for agents."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(count, name)
+
+    async def run(self, work: Callable[..., _T], *args: object) -> _T:
+        """In one of them, when it is its turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+
+class ApiRoom(Threads):
     """For one event loop."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "api")
+        super().__init__(_THREADS, "api")
         self._large = asyncio.Semaphore(_LARGE_MAX)
         self._own: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._following: Counter[str] = Counter()
-
-    async def run(self, work: Callable[..., _T], *args: object) -> _T:
-        """In a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     @asynccontextmanager
     async def for_large(self, name: str) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ from exeat.core.verdict_text import protocol_word, time_text
 from exeat.model.verdicts import Reason
 from exeat.plane.approval.aim import aim_text
 from exeat.plane.report.figures import Denial, Rate, Report
+from exeat.plane.visible import shown
 
 _STEPS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -91,6 +92,7 @@ def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("exeat.plane.report", "templates"),
         autoescape=True,
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,5 +1,6 @@
 """What a browser posts: small, of our own pages, and by whoever is signed in."""
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,6 +11,7 @@ from exeat.errors import Refused, StatusWord
 
 _BYTES_MAX = 64 * 1024
 _FIELDS_MAX = 100
+_BODY_S = 20.0
 _TYPE = "application/x-www-form-urlencoded"
 
 
@@ -18,10 +20,15 @@ async def read_form(request: Request) -> Mapping[str, str]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _TYPE:
         raise Refused(StatusWord.INVALID, f"a form is posted as {_TYPE}")
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _BYTES_MAX:
-            raise Refused(StatusWord.INVALID, f"a form has at most {_BYTES_MAX} bytes")
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > _BYTES_MAX:
+                    raise Refused(StatusWord.INVALID, f"a form has at most {_BYTES_MAX} bytes")
+    except TimeoutError:
+        sentence = f"the form was not there after {_BODY_S:.0f} s, and nothing was changed: send it again"
+        raise Refused(StatusWord.INVALID, sentence) from None
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX, errors="strict")
     except ValueError as error:

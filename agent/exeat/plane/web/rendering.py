@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from exeat import __version__
+from exeat.plane.visible import shown, visible
 from exeat.plane.web import command_words, wording
 from exeat.plane.web.assets import asset_path
 
@@ -34,8 +35,7 @@ def link(path: str, **query: object) -> str:
 def breakable(text: str) -> Markup:
     """A name that may be broken where it has a joint, and not only where the line ends."""
     return Markup("").join(
-        Markup("{}{}").format(part, Markup("<wbr>") if part in _JOINTS else "")
-        for part in _JOINT.split(wording.visible(text))
+        Markup("{}{}").format(part, Markup("<wbr>") if part in _JOINTS else "") for part in _JOINT.split(visible(text))
     )
 
 
@@ -54,7 +54,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
-        finalize=_shown,
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -67,7 +67,3 @@ def _environment() -> Environment:
         environment.filters[name] = getattr(command_words, name)
     environment.filters["command_kind"] = lambda asked: command_words.KINDS[asked.state]
     return environment
-
-
-def _shown(value: object) -> object:
-    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

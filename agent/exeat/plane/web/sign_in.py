@@ -1,6 +1,5 @@
 """Signing in and out: a token in a form, once; after that a cookie. Or a proxy that says who it is."""
 
-import asyncio
 import time
 from urllib.parse import urlencode
 
@@ -28,7 +27,7 @@ async def who(console: Console, request: Request) -> Session | None:
         if person is not None:
             return Session(f"oidc {person.name}", person, 0)
     cookie = request.cookies.get(console.cookie)
-    return await asyncio.to_thread(_session_of, console, cookie) if cookie else None
+    return await console.threads.run(_session_of, console, cookie) if cookie else None
 
 
 def csrf_of(console: Console, session: Session) -> str:
@@ -86,7 +85,7 @@ async def sign_in(console: Console, request: Request) -> Response:
         response.headers["retry-after"] = str(wait_s)
         return response
     form = await read_form(request)
-    cookie = await asyncio.to_thread(_begin, console, form.get("token", "").strip())
+    cookie = await console.threads.run(_begin, console, form.get("token", "").strip())
     if cookie is None:
         console.attempts.fail(address, time.monotonic())
         sentence = "this token is unknown, was removed or has ended: ask an admin of the plane for one"
@@ -101,7 +100,7 @@ async def sign_in(console: Console, request: Request) -> Response:
 
 async def sign_out(console: Console, session: Session) -> Response:
     """Ends the session here and at the plane."""
-    await asyncio.to_thread(_end, console, session)
+    await console.threads.run(_end, console, session)
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(console.cookie, path="/", httponly=True, samesite="strict", secure=console.is_secure)
     return response

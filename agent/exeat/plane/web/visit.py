@@ -1,6 +1,5 @@
 """One request of somebody who is signed in, and what a page needs to answer it."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -51,7 +50,7 @@ class Visit:
             with self.console.plane.database.reading() as tx:
                 return read(tx, *args, **kwargs)
 
-        return await asyncio.to_thread(run)
+        return await self.console.threads.run(run)
 
     async def writing(self, write: Callable[Concatenate[Tx, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """What it returns once it is committed."""
@@ -60,7 +59,7 @@ class Visit:
             with self.console.plane.database.writing() as tx:
                 return write(tx, *args, **kwargs)
 
-        return await asyncio.to_thread(run)
+        return await self.console.threads.run(run)
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """The page, with what every page shows."""

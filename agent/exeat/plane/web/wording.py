@@ -1,4 +1,4 @@
-"""Times, counts and names as the pages show them. Pure: now is an argument."""
+"""Times and counts as the pages show them. Pure: now is an argument."""
 
 from datetime import UTC, datetime
 
@@ -6,13 +6,6 @@ _S = 1_000_000_000
 _STEPS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _MANY = 10  # of a unit: the next smaller one says little
 _SHORT = 12  # digits of a revision that tell one from another
-
-
-def visible(text: str) -> str:
-    """Names as they may be shown: what is not printable is escaped, as in exeat.cli.tables."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def span(seconds: float) -> str:
