@@ -17,9 +17,9 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from exeat.agent.bundles import Bundle, PushRefused, open_manifest, read_documents
-from exeat.agent.shelf import write_whole
 from exeat.agent.trust import Trust
 from exeat.v1 import plane_pb2 as pb
+from exeat.whole_files import write_whole
 
 _STAYS = "its workloads stay as they are until the plane sends it anew"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from exeat.agent.shelf import write_whole
 from exeat.errors import ExeatError
 from exeat.v1 import plane_pb2 as pb
+from exeat.whole_files import write_whole
 
 _LONGER_NS = 86_400 * 10**9  # beyond its end a plane may still ask what became of a command
 _MOST = 1024

@@ -5,7 +5,6 @@ Everything here belongs to the control loop: one change is made at a time.
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,8 +18,8 @@ from exeat.core.assign import Candidate, Roster
 from exeat.core.network_text import is_like_address
 from exeat.core.policy_file import read_policy
 from exeat.core.union import United, effective_mode, unite
-from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError, KernelError
+from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.instance import own_build
 from exeat.model.policy import Mode, Policy, Rule
 
@@ -270,4 +269,4 @@ def _without_what_ended(wish: Wish, wall_ns: int, now_ns: int) -> Wish:
 
 def wall_of(boot: int) -> int:
     """A time of the boot clock on the wall clock."""
-    return boot - boot_ns() + time.time_ns()
+    return boot + clock_offset_ns()

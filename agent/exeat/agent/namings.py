@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from exeat.agent.shelf import write_whole
 from exeat.kernel.telling import Naming
+from exeat.whole_files import write_whole
 
 _KEPT_MAX = 4096  # of policies that have gone, of which a late event may speak
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from exeat.agent.shelf import write_whole
 from exeat.core.endings import Ending, due
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
+from exeat.whole_files import write_whole
 
 _log = logging.getLogger("exeat")
 _NOBODY = Process(0, "", 0)

@@ -1,10 +1,10 @@
 """The programs in the kernel: loaded where there are none, taken over where there are, replaced, mended."""
 
 import logging
-import time
 from pathlib import Path
 
 from exeat.agent.vitals import Story
+from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.instance import Instance, instances_of_other_layouts, own_build, remove_layout
 from exeat.kernel.programs import ENFORCING
 
@@ -69,7 +69,7 @@ class Programs:
 
     def _was_here(self) -> bool:
         """Whether an agent was in control since the kernel was started, and its programs should be."""
-        booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        booted_ns = clock_offset_ns()
         return self._story.last_seen_ns > booted_ns and not instances_of_other_layouts(self._instance.name)
 
     def _note(self, word: str, sentence: str) -> None:

@@ -5,7 +5,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exeat.agent.shelf import write_whole
+from exeat.whole_files import write_whole
 
 
 @dataclass(frozen=True, slots=True)

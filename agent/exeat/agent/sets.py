@@ -1,22 +1,22 @@
 """Table sets in the kernel, each for all workloads that are under the same policies; and what became of old ones."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exeat.agent.namings import Namings
-from exeat.agent.shelf import write_whole
 from exeat.core.compile import compile_policy
 from exeat.core.compile_rules import until_ns
 from exeat.core.union import United
 from exeat.dns.gate import boot_ns as boot_now_ns
+from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.instance import Instance
 from exeat.kernel.tables import Tables, boot_ns
 from exeat.kernel.takeover import GrantLeft
 from exeat.kernel.telling import Naming
 from exeat.ledger import Ledger
+from exeat.whole_files import write_whole
 
 _GRACE_NS = 5 * 10**9  # events and packets under way may still name it
 _CLOCK_STEP_NS = 10**9  # when the wall clock is set, the ends of rules are reckoned anew
@@ -123,7 +123,7 @@ class Sets:
             return
         self.namings.write()
         known = {one.key: one.policy_id for one in self._sets.values()}
-        write_whole(self._memory, json.dumps({"clock": _clock_offset_ns(), "sets": known}).encode())
+        write_whole(self._memory, json.dumps({"clock": clock_offset_ns(), "sets": known}).encode())
         self._is_remembered = True
 
     def _recall(self) -> dict[str, int]:
@@ -136,7 +136,7 @@ class Sets:
         except (OSError, ValueError, AttributeError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             self.complaint = f"{self._memory} cannot be read ({error}): every table is written anew"
             return {}
-        return pairs if abs(_clock_offset_ns() - offset_ns) < _CLOCK_STEP_NS else {}  # else their ends are wrong
+        return pairs if abs(clock_offset_ns() - offset_ns) < _CLOCK_STEP_NS else {}  # else their ends are wrong
 
     def _make(self, key: str, united: United) -> TableSetInKernel:
         table_set = compile_policy(united.policy)
@@ -153,7 +153,3 @@ class Sets:
         ends = {end for end in (united.policy.expires, *(rule.expires for rule in united.policy.rules)) if end}
         entries = {"networks": len(table_set.networks), "ports": len(table_set.ports), "hosts": len(table_set.hosts)}
         return TableSetInKernel(key, united, ledger, sorted(boot_ns(until_ns(end)) for end in ends), entries)
-
-
-def _clock_offset_ns() -> int:
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

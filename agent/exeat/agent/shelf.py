@@ -5,7 +5,6 @@ by a copy of the last good text. Files and plane add up; of one name, the plane'
 """
 
 import hashlib
-import os
 import stat
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from exeat.core.compile_rules import RankedRules
 from exeat.core.policy_file import read_policy
 from exeat.errors import PolicyError
 from exeat.model.policy import Policy
+from exeat.whole_files import write_whole
 
 SUFFIXES = (".yaml", ".yml")
 FILE_MAX = 64 << 20  # a policy of 10,000 hosts has half a megabyte
@@ -185,19 +185,3 @@ def _holds(path: Path, data: bytes) -> bool:
 
 def _is_policy_file(path: Path) -> bool:
     return path.suffix in SUFFIXES and not path.name.startswith(".")
-
-
-def write_whole(path: Path, data: bytes, *, is_synced: bool = False) -> None:
-    """Replaces a file as a whole: whoever reads it sees the old or the new, also after a crash."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            if is_synced:
-                os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

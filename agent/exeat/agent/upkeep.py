@@ -15,6 +15,7 @@ from exeat.agent.readings import endings_of
 from exeat.agent.sets import Sets
 from exeat.agent.vitals import Story
 from exeat.errors import ExeatError
+from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.tables import Tables
 
 _log = logging.getLogger("exeat")
@@ -38,7 +39,7 @@ class Upkeep:
         self._notices = notices
         self._story = story
         self._alive = alive
-        self._clock_ns = _clock_offset_ns()
+        self._clock_ns = clock_offset_ns()
         self._lost = 0
         self._alive_due_ns = self._slow_due_ns = 0
         self._removing = asyncio.Lock()
@@ -109,7 +110,7 @@ class Upkeep:
             self.in_background(self._remove(gone))
 
     def _heed_clock(self) -> None:
-        offset_ns = _clock_offset_ns()
+        offset_ns = clock_offset_ns()
         if abs(offset_ns - self._clock_ns) < _CLOCK_JUMP_NS:
             return
         self._clock_ns = offset_ns
@@ -130,7 +131,3 @@ class Upkeep:
                 await asyncio.to_thread(self._tables.remove, *policy_ids)
             except ExeatError as error:  # the next agent tries again
                 self._story.notes["tables"] = f"a table set that nobody uses stays in the kernel: {error}"
-
-
-def _clock_offset_ns() -> int:
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from exeat.agent.shelf import write_whole
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
+from exeat.whole_files import write_whole
 
 _NEVER = 1 << 64
 

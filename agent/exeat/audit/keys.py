@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from exeat.audit.signing import Signer, private_pem, public_pem, seed_in
 from exeat.errors import ExeatError
+from exeat.whole_files import write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -29,7 +30,7 @@ class SigningKey:
         """The key in a file, made if there is none; its public half is put beside it."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(path, private_pem(os.urandom(32)), 0o600)
+            write_whole(path, private_pem(os.urandom(32)), mode=0o600, is_synced=True)
         seed = seed_in(path.read_bytes())
         if seed is None:
             raise ExeatError(f"{path}: this is no Ed25519 key; restore it, or move it away for a new one")
@@ -37,7 +38,7 @@ class SigningKey:
         key = cls(seed)
         public, there = public_pem(key._signer.public), path.with_suffix(PUBLIC_SUFFIX)
         if not there.exists() or there.read_bytes() != public:
-            _write(there, public, 0o644)
+            write_whole(there, public, mode=0o644, is_synced=True)
         return key
 
     def sign(self, content: bytes) -> str:
@@ -76,19 +77,6 @@ class PublicKey:
         except (InvalidSignature, ValueError):
             return False
         return base64.b64encode(raw).decode() == signature
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all, also when the power fails."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _id(public: Ed25519PublicKey) -> str:

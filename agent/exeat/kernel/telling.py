@@ -1,12 +1,12 @@
 """Turns the kernel's events into records: ids into names, boot time into wall-clock time."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from exeat.kernel.abi import Hook
+from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.events import Event
 from exeat.model.networks import MAPPED_PREFIX, Address
 from exeat.model.record import Process, Record
@@ -57,7 +57,7 @@ def tell(event: Event, workloads: Mapping[int, str], policies: Mapping[int, Nami
     naming = policies.get(event.policy_id, _UNNAMED)
     rule = event.rule_id
     return Record(
-        time_ns=event.at_ns + time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        time_ns=event.at_ns + clock_offset_ns(),
         verdict=_VERDICTS.get(event.verdict) or Verdict(event.verdict),
         reason=_REASONS.get(event.reason) or Reason(event.reason),
         hook=_HOOKS.get(event.hook) or Hook(event.hook).name.lower(),
