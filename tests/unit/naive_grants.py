@@ -123,3 +123,9 @@ class NaiveGrants:
                 name for (name, address), pair in self.pairs.items() if address == place and pair.until_ns > now_ns
             }
             assert book.names_at(place, now_ns) == tuple(sorted(alive))
+
+
+def rebased(book: Grants, ports_id_of: Callable[[str], int | None], limit: int, now_ns: int) -> tuple[Grants, Change]:
+    """The book under a new policy, and all of it to write."""
+    fresh = Grants(limit)
+    return fresh, fresh.absorb(book, ports_id_of, now_ns)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exeat.core.assign import Candidate, Roster, matches, parents_of
+from exeat.core.assign import Candidate, Roster, matches
 from exeat.model.policy import Policy, Subject
 
 SEGMENTS = ["a", "b", "aa", "ab", "a.scope", "a-1.scope", ".a", "*", "a*", "*a", "a-*.scope", "?", "[ab]", "[!a]", "**"]
@@ -130,45 +130,6 @@ def test_the_roster_finds_exactly_who_matches(subjects: list[Subject], candidate
     policies = [Policy(f"p{number}", subject=subject) for number, subject in enumerate(subjects)]
     expected = [policy.name for policy in policies if matches(policy.subject, candidate)]
     assert [policy.name for policy in Roster(reversed(policies)).policies_of(candidate)] == expected
-
-
-@given(st.lists(SUBJECTS, max_size=8), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))
-def test_the_way_to_every_match_leads_on(subjects: list[Subject], segments: list[str]) -> None:
-    """Whoever descends where it leads on, and only there, misses no cgroup that matches."""
-    policies = [Policy(f"p{number}", subject=subject) for number, subject in enumerate(subjects)]
-    roster = Roster(policies)
-    path = "/" + "/".join(segments)
-    above = ["/" + "/".join(segments[:depth]) for depth in range(len(segments))]
-    if any(any(cgroup_matches(pattern, path) for pattern in policy.subject.cgroups) for policy in policies):
-        assert all(roster.leads_on(directory) for directory in above)
-
-
-def test_it_leads_on_nowhere_else() -> None:
-    """A host's other cgroups are not watched."""
-    roster = Roster([Policy("p", subject=Subject(("/agents.slice/*/coder-*.scope",)))])
-    ways = ["/", "/agents.slice", "/agents.slice/team"]
-    assert all(roster.leads_on(directory) for directory in ways)
-    for directory in ("/system.slice", "/agents.slice/team/coder-1.scope", "/agents.slice/team/other"):
-        assert not roster.leads_on(directory)
-    assert not Roster([]).leads_on("/")
-
-
-@pytest.mark.parametrize(
-    ("patterns", "parents"),
-    [
-        (["/agents.slice/coder-*.scope"], {"/agents.slice"}),
-        (["/agents.slice/coder.scope"], {"/agents.slice"}),
-        (["/a/*/b/c"], {"/a"}),
-        (["/a*"], {"/"}),
-        (["/a"], {"/"}),
-        (["/a/b[12]/c", "/a/d/e", "/a/f"], {"/a", "/a/d"}),
-        (["/"], set()),
-        ([], set()),
-    ],
-)
-def test_the_parents_are_what_is_literal_above_a_wildcard(patterns: list[str], parents: set[str]) -> None:
-    """Where a watcher begins."""
-    assert parents_of(patterns) == parents
 
 
 def test_500_policies_and_10000_cgroups_meet_within_half_a_second() -> None:

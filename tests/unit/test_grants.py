@@ -8,7 +8,7 @@ import pytest
 
 from exeat.core.grants import CONNECT_WITHIN_NS, SLOTS, SOMEWHERE, Change, Grants, Slot
 from exeat.model.networks import mapped
-from unit.naive_grants import Tables
+from unit.naive_grants import Tables, rebased
 
 SECOND = 1_000_000_000
 NOW = 1000 * SECOND
@@ -357,15 +357,15 @@ def test_a_policy_change_keeps_the_names_still_allowed() -> None:
     book = Book()
     book.grant("kept.test", A, B)
     book.grant("gone.test", B, C)
-    rebased, change = book.grants.rebased({"kept.test": 3}.get, 64, NOW)
+    moved, change = rebased(book.grants, {"kept.test": 3}.get, 64, NOW)
     tables = Tables()
     tables.write(change)
     assert tables.grants == {("kept.test", address): (3, LATER) for address in (A, B, SOMEWHERE)}
     assert tables.granted == {A: slots((3, LATER)), B: slots((3, LATER))}
     assert change == Change(change.grants, change.granted)
-    assert len(rebased) == 2
-    assert rebased.names_at(C, NOW) == ()
-    assert rebased.expire(LATER, is_unused).gone_granted == (A, B)
+    assert len(moved) == 2
+    assert moved.names_at(C, NOW) == ()
+    assert moved.expire(LATER, is_unused).gone_granted == (A, B)
     assert len(book.grants) == 4
 
 
@@ -374,9 +374,9 @@ def test_a_policy_change_keeps_what_ended_in_use() -> None:
     book = Book()
     book.grant("a.test", A)
     book.expire(LATER, lambda address: True)
-    rebased, change = book.grants.rebased(lambda name: WEB, 64, LATER + 1)
+    moved, change = rebased(book.grants, lambda name: WEB, 64, LATER + 1)
     assert change.grants == (("a.test", A, WEB, LATER), ("a.test", SOMEWHERE, WEB, LATER))
-    assert rebased.expire(LATER + 2, is_unused).gone_granted == (A,)
+    assert moved.expire(LATER + 2, is_unused).gone_granted == (A,)
 
 
 def test_a_policy_with_a_lower_limit_keeps_the_living_and_the_latest() -> None:
@@ -385,10 +385,10 @@ def test_a_policy_with_a_lower_limit_keeps_the_living_and_the_latest() -> None:
     for name, address in (("old.test", B), ("mid.test", C), ("new.test", D)):
         book.grant(name, address)
     book.grant("ended.test", A, until_ns=NOW + 1)
-    rebased, change = book.grants.rebased(lambda name: WEB, 2, NOW + 1)
+    moved, change = rebased(book.grants, lambda name: WEB, 2, NOW + 1)
     assert change.evicted == (("old.test", B),)
     assert {name for name, *_ in change.grants} == {"mid.test", "new.test"}
-    assert rebased.grant("next.test", [A], WEB, LATER, NOW + 1, never_used).evicted == (("mid.test", C),)
+    assert moved.grant("next.test", [A], WEB, LATER, NOW + 1, never_used).evicted == (("mid.test", C),)
 
 
 def test_a_policy_change_remembers_until_when_a_name_was_resolved() -> None:
@@ -398,10 +398,10 @@ def test_a_policy_change_remembers_until_when_a_name_was_resolved() -> None:
     book.grant("a.test", B)
     book.grant("c.test", C)
     assert book.names() == {"a.test", "c.test"}
-    rebased, _ = book.grants.rebased(lambda name: WEB, 2, NOW)
-    assert rebased.names_at(A, NOW) == ()
-    assert rebased.is_resolved("a.test", LATER + 8)
-    assert not rebased.is_resolved("c.test", LATER + 8)
+    moved, _ = rebased(book.grants, lambda name: WEB, 2, NOW)
+    assert moved.names_at(A, NOW) == ()
+    assert moved.is_resolved("a.test", LATER + 8)
+    assert not moved.is_resolved("c.test", LATER + 8)
 
 
 def test_a_policy_that_parts_too_many_names_at_an_address_refuses_the_oldest() -> None:
@@ -410,6 +410,6 @@ def test_a_policy_that_parts_too_many_names_at_an_address_refuses_the_oldest() -
     names = [f"n{number}.test" for number in range(SLOTS + 1)]
     for name in names:
         book.grant(name, A)
-    _, change = book.grants.rebased(lambda name: names.index(name) + 1, 64, NOW)
+    _, change = rebased(book.grants, lambda name: names.index(name) + 1, 64, NOW)
     assert change.refused == (A,)
     assert {name for name, *_ in change.grants} == set(names[1:])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exeat.core.grants import CONNECT_WITHIN_NS, SLOTS, Grants
-from unit.naive_grants import NaiveGrants, Tables
+from unit.naive_grants import NaiveGrants, Tables, rebased
 
 SECOND = 1_000_000_000
 NOW = 1000 * SECOND
@@ -91,7 +91,7 @@ def test_a_rebased_book_goes_on_as_its_tables_say(
         if step.name:
             book.grant(step.name, step.addresses, step.ports_id, now_ns + step.lasts_ns, now_ns, _never)
     now_ns += 3 * CONNECT_WITHIN_NS
-    rebased, change = book.rebased(allowed.get, limit, now_ns)
+    moved, change = rebased(book, allowed.get, limit, now_ns)
     tables = Tables()
     tables.write(change)
     assert {name for name, _ in tables.grants} <= {name for name, ports_id in allowed.items() if ports_id}
@@ -99,8 +99,8 @@ def test_a_rebased_book_goes_on_as_its_tables_say(
     for step in after:
         if step.name:
             until_ns = now_ns + step.lasts_ns
-            tables.write(rebased.grant(step.name, step.addresses, step.ports_id, until_ns, now_ns, _never))
-        assert len(rebased) <= limit
-    tables.write(rebased.expire(now_ns + 60 * SECOND, _no))
+            tables.write(moved.grant(step.name, step.addresses, step.ports_id, until_ns, now_ns, _never))
+        assert len(moved) <= limit
+    tables.write(moved.expire(now_ns + 60 * SECOND, _no))
     assert tables == Tables()
-    assert len(rebased) == 0
+    assert len(moved) == 0

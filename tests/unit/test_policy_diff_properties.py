@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exeat.core.diff_patterns import NamedPorts, difference
 from exeat.core.diff_reach import Kind, Stretch, beyond
-from exeat.core.diff_spans import common, holds, minus, networks_of, span_of, spans
+from exeat.core.diff_spans import Spans, common, minus, networks_of, span_of, spans
 from exeat.model.names import HostPattern, PatternKind
 from exeat.model.networks import Address, mapped
 from exeat.model.policy import Policy
@@ -27,6 +27,11 @@ QUESTIONS = st.lists(
     max_size=60,
 )
 NAMED = [name for name in NAMES if name]
+
+
+def holds(numbers: Spans, number: int) -> bool:
+    """Whether a number is in one of them."""
+    return any(first <= number <= last for first, last in numbers)
 
 
 @st.composite

@@ -12,7 +12,7 @@ the workload, with everything below. Labels are known of workloads that were reg
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from exeat.core.globs import Globs, is_literal, is_match
+from exeat.core.globs import Globs, is_match
 from exeat.model.policy import Policy, Subject
 
 
@@ -51,17 +51,6 @@ def is_cgroup_match(pattern: str, cgroup: str) -> bool:
     return bool(cgroup) and len(globs) == len(segments) and all(map(is_match, globs, segments))
 
 
-def parents_of(patterns: Iterable[str]) -> frozenset[str]:
-    """The directories right above each pattern's first wildcard, or above its last segment where it has none."""
-    return frozenset(_parent_of(pattern) for pattern in patterns if pattern != "/")
-
-
-def _parent_of(pattern: str) -> str:
-    above = pattern.split("/")[:-1]
-    literal = next((at for at, segment in enumerate(above) if not is_literal(segment)), len(above))
-    return "/".join(above[:literal]) or "/"
-
-
 class _Directory:
     """A place in the tree of all cgroup patterns."""
 
@@ -84,10 +73,6 @@ class Roster:
         """The policies that match a candidate, by name."""
         found = {policy.name: policy for policy in self._near(candidate) if matches(policy.subject, candidate)}
         return tuple(found[name] for name in sorted(found))
-
-    def leads_on(self, cgroup: str) -> bool:
-        """Whether a cgroup somewhere below this one could match: whoever looks for workloads must watch it."""
-        return any(directory.below for directory in self._at(cgroup))
 
     def _add(self, policy: Policy) -> None:
         subject = policy.subject

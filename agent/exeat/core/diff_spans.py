@@ -60,11 +60,6 @@ def common(these: Spans, those: Spans) -> Spans:
     return minus(these, minus(these, those))
 
 
-def holds(numbers: Spans, number: int) -> bool:
-    """Whether a number is in one of them."""
-    return any(first <= number <= last for first, last in numbers)
-
-
 def addresses_of(rule: Rule) -> Spans:
     """What a rule's networks cover, without its exceptions."""
     covered = spans(span for network in rule.cidrs for span in reach_of(network))

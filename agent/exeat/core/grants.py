@@ -150,11 +150,6 @@ class Grants:
         resolved = self._names.get(name)
         return resolved is not None and resolved.until_ns > now_ns
 
-    def rebased(self, ports_id_of: Callable[[str], int | None], limit: int, now_ns: int) -> tuple["Grants", Change]:
-        """The book under a new policy, and all of it to write. This book stays as it is."""
-        book = Grants(limit)
-        return book, book.absorb(self, ports_id_of, now_ns)
-
     def absorb(self, other: "Grants", ports_id_of: Callable[[str], int | None], now_ns: int) -> Change:
         """Take over what another policy's book holds: the names that this policy allows too, with its ports.
 
