@@ -141,6 +141,18 @@ def test_several_replicas_beside_one_store_are_one_plane(tmp_path: Path, papers:
         asyncio.run(talk())
 
 
+def test_a_second_plane_is_kept_off_a_file(tmp_path: Path, papers: Authority) -> None:
+    """It would not hear what the first one changes. Once that has ended, even by a crash, the file is free."""
+    one, two = (PlaneProcess(tmp_path, papers, url_of("sqlite", tmp_path), f"plane-{number}") for number in (1, 2))
+    with plane_process(one):
+        with pytest.raises(RuntimeError, match="another plane works on"):
+            two.start()
+        assert one.is_well()
+        one.kill()
+        with plane_process(two):
+            assert two.is_well()
+
+
 def test_a_node_that_has_gone_to_another_replica_is_no_longer_at_the_first(tmp_path: Path, papers: Authority) -> None:
     """Two agents by the same name: the newer one stays, the older one is told why."""
     url = url_of("postgresql", tmp_path)

@@ -5,6 +5,7 @@ It may end at any moment: agents enforce on, go to another replica or wait, and 
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from exeat.plane.policies.directory import PolicyDirectory, look_on
 from exeat.plane.policies.signing import PlaneSigner
 from exeat.plane.settings import Enroll, PlaneSettings
 from exeat.plane.settings_file import store_url
+from exeat.plane.store.alone import take_store
 from exeat.plane.store.database import StoreError, open_database
 from exeat.plane.store.retention import forget_for_ever
 from exeat.plane.streams.sessions import Replica, Sessions
@@ -46,7 +48,9 @@ class PlaneDaemon:
         self._settings = settings
         self._application = application
         self._notifier = Notifier.from_environment()
-        self._database = open_database(store_url(settings))
+        url = store_url(settings)
+        self._database = open_database(url)
+        self._lock = take_store(url)
         self._signer = PlaneSigner.of(settings.signing_key)
         self._counts = Counts()
         self._collection = Collection(self._database)
@@ -168,3 +172,5 @@ class PlaneDaemon:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._collection.close)
         self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
