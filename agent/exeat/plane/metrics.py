@@ -3,7 +3,6 @@
 Counters are this replica's own; what is read from the store is the same at each replica.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from starlette.routing import Route
 
 from exeat.metrics.families import resident_bytes
 from exeat.metrics.text import CONTENT_TYPE, Kind, Sample, head, histogram_lines, lines
+from exeat.plane.api.room import Threads
 from exeat.plane.nodes import nodes
 from exeat.plane.nodes.node import Standing
 from exeat.plane.parts import Plane
@@ -33,13 +33,14 @@ class _Family(NamedTuple):
 
 
 def routes(plane: Plane) -> list[Route]:
-    """For the web door; nobody need be signed in."""
+    """For the web door; nobody need be signed in, so each has one thread, and keeps nobody else's."""
+    reading, looking = Threads(1, "metrics"), Threads(1, "health")
 
     async def metrics(_: Request) -> Response:
-        return Response(await asyncio.to_thread(text, plane), media_type=CONTENT_TYPE)
+        return Response(await reading.run(text, plane), media_type=CONTENT_TYPE)
 
     async def health(_: Request) -> Response:
-        found = await asyncio.to_thread(complaints, plane)
+        found = await looking.run(complaints, plane)
         status, body = (503, "".join(f"{one}\n" for one in found)) if found else (200, "ok\n")
         return PlainTextResponse(body, status, {"Cache-Control": "no-store"})
 
