@@ -37,7 +37,15 @@ def stage() -> Iterator[AgentStage]:
 
 def run(stage: AgentStage, *argv: str, options: tuple[str, ...] = ()) -> Finished:
     """`exeat run` to its end."""
-    line = ["env", "-uGRPC_VERBOSITY", *EXEAT, "run", "--policy", str(stage.directory / "run.yaml")]
+    line = [
+        "env",
+        "-uGRPC_VERBOSITY",
+        "-uGRPC_ENABLE_FORK_SUPPORT",
+        *EXEAT,
+        "run",
+        "--policy",
+        str(stage.directory / "run.yaml"),
+    ]
     line += [*options, "--", *argv]
     return run_in(stage.bed, line, env={"EXEAT_SOCKET": str(stage.socket)}, timeout=60)
 

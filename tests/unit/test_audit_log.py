@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -165,6 +166,7 @@ def test_after_a_crash_the_half_written_line_is_set_aside(directory: Path) -> No
         file.write(half)
     assert [problem.what for problem in checked(directory).problems] == ["this line is cut short"]
     os.close(crashed._owned)  # type: ignore[arg-type]  # as the end of the process would do
+    time.sleep(0.2)  # a child that another thread just begins has the lock too, until it is another program
     log = open_log(directory)
     log.append(verdicts(5, 7))
     log.close()

@@ -37,6 +37,7 @@ def act(options: argparse.Namespace) -> int:
     settings = _settings(options.config)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="exeat: %(levelname)s: %(message)s")
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # a dozen threads would each have one, and a megabyte unused in it
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write of each broken connection
     from exeat.agent.daemon import Daemon
 
     async def run() -> None:

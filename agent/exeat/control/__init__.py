@@ -3,7 +3,3 @@
 `server.serve` puts the agent's operations behind a door that knows who asks; `client.connect` is how commands ask. It
 converts and carries, and decides nothing about workloads or policies.
 """
-
-import os
-
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported: it would write to terminal and journal

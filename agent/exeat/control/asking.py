@@ -1,15 +1,20 @@
 """The asker's end of the local API: one method for each of the agent's, and errors that say what to do."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
+# Before the import: it writes to the terminal of who asks. Daemons say so themselves, and nobody else may: a command of
+# `exeat run` has the caller's environment and nothing of ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from exeat.control.client import trouble_at
-from exeat.errors import AgentUnavailable, ExeatError, Refused, StatusWord
-from exeat.v1 import agent_pb2 as pb
-from exeat.v1.agent_pb2_grpc import AgentStub
+import grpc  # noqa: E402
+
+from exeat.control.client import trouble_at  # noqa: E402
+from exeat.errors import AgentUnavailable, ExeatError, Refused, StatusWord  # noqa: E402
+from exeat.v1 import agent_pb2 as pb  # noqa: E402
+from exeat.v1.agent_pb2_grpc import AgentStub  # noqa: E402
 
 _T = TypeVar("_T")
 _RESPONSE_MAX = 64 << 20
