@@ -51,6 +51,9 @@ lint: setup ## ruff, mypy, import-linter, clang-format
 
 bench: setup ## the numbers of docs/benchmarks.md, as ratios against the same run without exeat
 	PYTHONPATH=tests $(BIN)/python -m bench.main
+	PYTHONPATH=tests $(BIN)/python -m bench.plane
+	PYTHONPATH=tests $(BIN)/python -m bench.collect
+	PYTHONPATH=tests $(BIN)/python -m bench.plane_agent
 
 fuzz: setup ## made-up hellos, DNS messages, API requests and logs, SECONDS_TO_RUN each (default 60)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_hellos.py $${SECONDS_TO_RUN:-60}
