@@ -198,7 +198,7 @@ def test_a_plane_that_breaks_off_gets_the_rest_later(node: Node) -> None:
     async def tell() -> None:
         async with served(collector) as channel:
             node.log.append(verdicts(3, 500))
-            with pytest.raises(PlaneAway, match="ends"):
+            with pytest.raises(PlaneAway, match="ends|broke off"):  # who still speaks may not hear the reason
                 await node.talk(channel, node.is_told)
             assert not node.is_told()
             await node.talk(channel, node.is_told)
