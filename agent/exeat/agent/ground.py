@@ -32,7 +32,7 @@ class HostGround:
         has_changed = shelf.give(Given(held_of(bundle))) or not before.is_whole
         try:
             switched = self._application.apply(began) if has_changed else 0
-        except Exception:
+        except Exception:  # a mistake of ours too: it is told as a NACK, and what held before must hold again
             shelf.give(before)
             self._application.apply(time.monotonic())
             raise

@@ -48,7 +48,7 @@ class ApiRoom(Threads):
                     await own.acquire()
                     try:
                         await self._large.acquire()
-                    except BaseException:
+                    except BaseException:  # cancelled as well, as when the time is over
                         own.release()
                         raise
             except TimeoutError:

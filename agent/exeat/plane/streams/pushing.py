@@ -89,7 +89,7 @@ class Pushing:
             ask.session.is_stale = False  # news that come from here on make it so again
         try:
             pushes = await asyncio.to_thread(self._drawn, asks, room)
-        except BaseException:
+        except BaseException:  # cancelled as well: nobody may be taken to have been looked after
             for ask in asks:
                 ask.session.is_stale = True
             raise
