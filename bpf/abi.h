@@ -19,6 +19,7 @@ enum hook {
   HOOK_PACKET = 6,
   HOOK_QUERY = 7, /* no program: the gate, which answers DNS questions */
   HOOK_AGENT = 8, /* no program: the agent, about a policy and no packet */
+  HOOK_GUEST = 9, /* a packet of a guest, at its interface */
 };
 
 /* traffic, by workload, per CPU: what left and came, and how often each verdict fell. */

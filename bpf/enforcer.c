@@ -34,6 +34,7 @@
 #include "hook_receive.h"
 #include "hook_sockops.h"
 #include "flight.h"
+#include "holding.h"
 #include "verify.h"
 #include "hook_message.h"
 #include "judge_packet.h"

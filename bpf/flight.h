@@ -3,44 +3,13 @@
  * can come. A server may ask for one (HelloRetryRequest), and OpenSSL then serves the second one's name. */
 #pragma once
 
-#include "records.h"
+#include "hello.h"
 #include "stamp.h"
 
 enum { WALK_MAX = 24 };                    /* records in one message before it is settled: clients write one or two */
 enum { WATCH_HEADER = RECORD_HEADER + 6 }; /* a record's header, and type, length and major version of a handshake */
 enum { CCS_RECORD = RECORD_HEADER + 1 };
 enum { SHORTEST_FINISHED = 32 }; /* TLS 1.2, AES-CCM-8: 8 nonce + 16 message + 8 tag */
-
-/* Hold the message until so many bytes of it are there. Dropped, where the kernel can hold no more fragments: a pass
- * would let it go unread. */
-static __always_inline int hold(struct sk_msg_md *msg, __u32 bytes) {
-  bpf_msg_cork_bytes(msg, bytes);
-  return SK_DROP;
-}
-
-/* Lets the whole message go. By way of a redirection to the same socket, because the kernel forgets that verdict before
- * it sends (tcp_bpf_send_verdict, 6.1 to 6.18): after a plain pass that failed, for want of memory or by a flag such as
- * MSG_FASTOPEN, it would not ask us about the next message. Never in part: the rest of a message that was cut by
- * bpf_msg_apply_bytes cannot be held, the kernel then mixes up what it has copied. */
-static __always_inline int let_go(struct sk_msg_md *msg, struct stamp *stamp, __u32 size) {
-  __u64 cookie = stamp->cookie;
-  int action = sockets.msg_redirect_hash(msg, &cookie, 0);
-
-  stamp->passed += size;
-  return action;
-}
-
-/* Whether the send queue holds exactly what passed here. A send() that began before the socket was watched goes on past
- * us (it sleeps inside the kernel until the handshake is over), and a send that failed half-way would leave us out of
- * step with the server: either would put bytes before the server that nobody judged. */
-static __always_inline bool is_in_step(struct sk_msg_md *msg, const struct stamp *stamp) {
-  void *tcp = bpf_skc_to_tcp_sock(msg->sk);
-  __u32 write_seq;
-
-  if (!tcp || bpf_probe_read_kernel(&write_seq, sizeof(write_seq), tcp + TCP_SOCK_WRITE_SEQ))
-    return 0;
-  return write_seq - stamp->first_seq == stamp->passed;
-}
 
 /* A plaintext record of type handshake after the first hello: a second hello, or TLS 1.2 going on? After a change of
  * cipher it may also be an encrypted Finished, whose bytes are random: by length, or else by three bytes of a
@@ -53,8 +22,10 @@ static __always_inline bool is_like_hello(const __u8 *header, __u32 length, bool
 
 enum flight { FLIGHT_PASSES = 0, FLIGHT_HELLO = 1, FLIGHT_HELD = 2, FLIGHT_REFUSED = 3 };
 
-/* The records of a message from `walk->at` on, up to a hello or to what shows that none can come. */
-static __always_inline enum flight walk_records(struct sk_msg_md *msg, volatile struct walk *walk, __u32 size) {
+/* The records of a message, or of what is held of a connection, from `walk->at` on, up to a hello or to what shows that
+ * none can come. One of `msg` and `stream` is 0, as is known at compile time. */
+static __always_inline enum flight walk_records(struct sk_msg_md *msg, const struct stream *stream,
+                                                volatile struct walk *walk, __u32 size) {
   __u32 i;
 
   for (i = 0; i < WALK_MAX; i++) {
@@ -77,8 +48,12 @@ static __always_inline enum flight walk_records(struct sk_msg_md *msg, volatile 
       return FLIGHT_HELD;
     want = left < WATCH_HEADER ? CCS_RECORD : WATCH_HEADER;
     walk->reason = HELPER_FAILED;
-    if (bpf_msg_pull_data(msg, at, at + want, 0) || bpf_probe_read_kernel(header, want, msg->data))
+    if (stream) {
+      if (read_stream(stream, at, header, want))
+        return FLIGHT_REFUSED;
+    } else if (bpf_msg_pull_data(msg, at, at + want, 0) || bpf_probe_read_kernel(header, want, msg->data)) {
       return FLIGHT_REFUSED;
+    }
     length = (__u32)header[3] << 8 | header[4];
     walk->reason = HELLO_INTERLEAVED;
     if (header[1] != 3 || length == 0)
@@ -105,6 +80,22 @@ static __always_inline enum flight walk_records(struct sk_msg_md *msg, volatile 
   }
   walk->reason = HELLO_TOO_MANY_RECORDS;
   return FLIGHT_REFUSED;
+}
+
+/* A whole hello may be followed, in the same message, by records of early data: not by another hello. Returns whether
+ * the message must be held; why it is refused, if it is, stands in the walk, where the verifier does not follow it. */
+static __always_inline bool must_hold_behind(struct sk_msg_md *msg, const struct stream *stream,
+                                             volatile struct walk *walk, __u32 size, const struct hello *hello) {
+  enum flight flight;
+
+  walk->at += hello->consumed;
+  walk->has_early_data |= hello->has_early_data;
+  flight = walk_records(msg, stream, walk, size);
+  if (flight == FLIGHT_HELLO)
+    walk->reason = HELLO_INTERLEAVED;
+  else if (flight == FLIGHT_PASSES)
+    walk->reason = 0;
+  return flight == FLIGHT_HELD;
 }
 
 /* The message goes: the stamp learns what was read in it. */

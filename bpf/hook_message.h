@@ -4,35 +4,14 @@
 #pragma once
 
 #include "flight.h"
+#include "holding.h"
 #include "meter.h"
 #include "verify.h"
 
 enum { MESSAGE_MAX = HELLO_MAX + RECORDS_MAX * RECORD_HEADER };
 
-/* A whole hello may be followed, in the same message, by records of early data: not by another hello. Returns whether
- * the message must be held; why it is refused, if it is, stands in the walk, where the verifier does not follow it. */
-static __always_inline bool must_hold_behind(struct sk_msg_md *msg, volatile struct walk *walk, __u32 size,
-                                             const struct hello *hello) {
-  enum flight flight;
-
-  walk->at += hello->consumed;
-  walk->has_early_data |= hello->has_early_data;
-  flight = walk_records(msg, walk, size);
-  if (flight == FLIGHT_HELLO)
-    walk->reason = HELLO_INTERLEAVED;
-  else if (flight == FLIGHT_PASSES)
-    walk->reason = 0;
-  return flight == FLIGHT_HELD;
-}
-
-/* What was granted is asked with the name: the address alone was judged at connect. */
-static __always_inline void judge_destination_of_hello(const struct standing *standing, const struct flow *flow,
-                                                       __u64 now_ns, struct judgement *ret) {
-  if (standing->reason)
-    return deny(ret, standing->reason);
-  judge_network(standing->policy_id, flow, now_ns, ret);
-  if (standing->has_hosts && ret->outcome == DENY && may_be_granted(ret))
-    ret->outcome = ASK_NAME;
+static __always_inline struct verified_name *verified_name_of(struct sk_msg_md *msg, bool is_first) {
+  return names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 }
 
 /* Why it is refused unread, if it is, stands in the walk: so all ways lead in here with the same registers, and the
@@ -62,7 +41,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
     }
     if (!hello.reason && !hello.is_complete)
       return hold(msg, at + hello.need);
-    if (!hello.reason && must_hold_behind(msg, walk, size, &hello))
+    if (!hello.reason && must_hold_behind(msg, 0, walk, size, &hello))
       return hold(msg, walk->need);
   }
   is_first = stamp->state == STATE_HELLO; /* asked only now: the verifier would read the hello twice, once for each */
@@ -78,7 +57,8 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
   else if (!hello.reason) {
     bool is_named = judgement.outcome == ASK_NAME;
 
-    judge_hello(msg, &standing, &flow, scratch, is_first, telling->started_ns, &judgement);
+    judge_hello(names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0), &standing, &flow, scratch,
+                is_first, telling->started_ns, &judgement);
     if (walk->reason && is_named && judgement.outcome == ALLOW) {
       hello.reason = walk->reason;
       deny(&judgement, hello.reason);
@@ -124,7 +104,7 @@ static __always_inline int judge_message(struct sk_msg_md *msg, struct stamp *st
   } else if (stamp->state == STATE_SETTLING) {
     return let_go(msg, stamp, telling->bytes);
   } else if (stamp->state == STATE_WATCHED) {
-    switch (walk_records(msg, walk, telling->bytes)) {
+    switch (walk_records(msg, 0, walk, telling->bytes)) {
     case FLIGHT_PASSES:
       keep_walk(stamp, walk);
       return let_go(msg, stamp, telling->bytes);

@@ -95,7 +95,7 @@ int on_packet_out(struct __sk_buff *skb) {
   if (workload == 0)
     return PACKET_PASS;
 
-  read_packet(skb, &packet);
+  read_packet(skb, 0, &packet);
   if (skb->ifindex != LOOPBACK_INDEX && is_loopback(packet.flow.address))
     return refuse_device(stamp, &packet.flow, &telling);
   if (is_to_gate(stamp, &packet.flow))

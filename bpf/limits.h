@@ -14,6 +14,8 @@
 #define NAME_MAX 251
 #define LABEL_MAX 63
 
+#define HOLD_BYTES 16384 /* of a guest's stream: a hello with the headers of its records */
+
 #define ANCESTORS_MAX 16 /* deepest cgroup that can be bound: Kubernetes uses 6 levels. Twin: kernel/abi.py */
 
 /* Buffers for hellos being read. Not per CPU: sk_msg programs can be preempted by one another on a CPU, and a buffer

@@ -48,10 +48,10 @@ static __always_inline void read_transport(struct __sk_buff *skb, __u32 at, stru
   __builtin_memcpy(&ret->flow.port, header + 2, 2);
 }
 
-static __always_inline void read_v4(struct __sk_buff *skb, struct packet *ret) {
+static __always_inline void read_v4(struct __sk_buff *skb, __u32 at, struct packet *ret) {
   struct iphdr header;
 
-  if (bpf_skb_load_bytes(skb, 0, &header, sizeof(header))) {
+  if (bpf_skb_load_bytes(skb, at, &header, sizeof(header))) {
     ret->reason = MALFORMED_PACKET;
     return;
   }
@@ -67,13 +67,13 @@ static __always_inline void read_v4(struct __sk_buff *skb, struct packet *ret) {
   else if (header.protocol == IPPROTO_ICMPV6)
     ret->reason = PACKET_PROTOCOL;
   else
-    read_transport(skb, sizeof(header), ret);
+    read_transport(skb, at + sizeof(header), ret);
 }
 
-static __always_inline void read_v6(struct __sk_buff *skb, struct packet *ret) {
+static __always_inline void read_v6(struct __sk_buff *skb, __u32 at, struct packet *ret) {
   struct ipv6hdr header;
 
-  if (bpf_skb_load_bytes(skb, 0, &header, sizeof(header))) {
+  if (bpf_skb_load_bytes(skb, at, &header, sizeof(header))) {
     ret->reason = MALFORMED_PACKET;
     return;
   }
@@ -99,14 +99,15 @@ static __always_inline void read_v6(struct __sk_buff *skb, struct packet *ret) {
     return;
   }
   ret->flow.protocol = canonical_protocol(header.nexthdr);
-  read_transport(skb, sizeof(header), ret);
+  read_transport(skb, at + sizeof(header), ret);
 }
 
-static __always_inline void read_packet(struct __sk_buff *skb, struct packet *ret) {
+/* `at`: where the IP header begins. */
+static __always_inline void read_packet(struct __sk_buff *skb, __u32 at, struct packet *ret) {
   if (skb->protocol == bpf_htons(ETH_P_IP))
-    read_v4(skb, ret);
+    read_v4(skb, at, ret);
   else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-    read_v6(skb, ret);
+    read_v6(skb, at, ret);
   else
     ret->reason = PACKET_PROTOCOL;
 }

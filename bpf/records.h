@@ -7,16 +7,23 @@
 enum record_type { RECORD_CCS = 20, RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_DATA = 23 };
 enum { CLIENT_HELLO = 1 };
 
-/* Where the stream is read from: a message being sent, or a packet. One of the two, known at compile time. */
+/* Where the stream is read from: a message being sent, a packet, or what is held of a connection, from `start` on. One
+ * of the three, known at compile time. */
 struct stream {
   void *data;
   struct __sk_buff *skb;
+  const __u8 *held;
+  __u32 start;
   __u32 length;
 };
 
 static __always_inline int read_stream(const struct stream *stream, __u32 at, void *ret, __u32 length) {
   if (stream->skb)
     return bpf_skb_load_bytes(stream->skb, at, ret, length);
+  if (stream->held) {
+    at += stream->start;
+    return at < HOLD_BYTES ? bpf_probe_read_kernel(ret, length, &stream->held[at]) : -1;
+  }
   return bpf_probe_read_kernel(ret, length, (void *)((__u64)stream->data + at));
 }
 

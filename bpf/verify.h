@@ -38,11 +38,20 @@ static __always_inline bool is_same_name(const struct verified_name *a, const st
   return 1;
 }
 
-/* The name of a whole, well-formed hello: the first is asked of the policy, a second must repeat it. */
-static __always_inline void judge_hello(struct sk_msg_md *msg, const struct standing *standing, const struct flow *flow,
-                                        struct scratch *scratch, bool is_first, __u64 now_ns, struct judgement *ret) {
-  struct verified_name *verified = names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+/* What was granted is asked with the name: the address alone was judged at connect. */
+static __always_inline void judge_destination_of_hello(const struct standing *standing, const struct flow *flow,
+                                                       __u64 now_ns, struct judgement *ret) {
+  if (standing->reason)
+    return deny(ret, standing->reason);
+  judge_network(standing->policy_id, flow, now_ns, ret);
+  if (standing->has_hosts && ret->outcome == DENY && may_be_granted(ret))
+    ret->outcome = ASK_NAME;
+}
 
+/* The name of a whole, well-formed hello: the first is asked of the policy, a second must repeat it. */
+static __always_inline void judge_hello(struct verified_name *verified, const struct standing *standing,
+                                        const struct flow *flow, struct scratch *scratch, bool is_first, __u64 now_ns,
+                                        struct judgement *ret) {
   if (!verified)
     return deny(ret, STAMP_MISSING);
   if (!is_first && !is_same_name(verified, &scratch->name))

@@ -35,6 +35,7 @@ class Hook(IntEnum):
     PACKET = 6
     QUERY = 7  # no program: the gate
     AGENT = 8  # no program: the agent, about a policy
+    GUEST = 9  # a packet of a guest, at its interface
 
 
 class Outcome(IntEnum):

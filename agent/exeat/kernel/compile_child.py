@@ -18,11 +18,12 @@ from typing import Any
 
 from exeat.errors import ExeatError, KernelError
 from exeat.kernel import libbpf
-from exeat.kernel.btf import member_offset
+from exeat.kernel.btf import member_offsets
 from exeat.kernel.source import build_header_tree
 
 _PR_SET_PDEATHSIG = 1
 _TREE = "exeat-headers-"
+_OFFSETS = ("tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start")  # the C text has them as TCP_SOCK_WRITE_SEQ
 _IN_MEMORY = Path("/run")  # a tmpfs: 600 links take half a second on a disk
 
 
@@ -32,7 +33,7 @@ def _load(request: dict[str, Any]) -> dict[str, str]:
 
     flags = [
         f'-DPIN_DIR="{request["map_directory"]}"',
-        f"-DTCP_SOCK_WRITE_SEQ={member_offset('tcp_sock', 'write_seq')}",
+        *(f"-D{member.replace('.', '_').upper()}={offset}" for member, offset in member_offsets(*_OFFSETS).items()),
         "-Wno-macro-redefined",
         "-Wno-unused-command-line-argument",
     ]

@@ -66,6 +66,15 @@ class Reason(IntEnum):
     MALFORMED_PACKET = 53
     PACKET_PROTOCOL = 54
     LOOPBACK_DEVICE = 55
+    # The frame of a guest behind an interface
+    LINK_PROTOCOL = 56
+    SPOOFED = 57
+    NEIGHBOUR = 58
+    NO_FLOW = 59
+    OUT_OF_ORDER = 60
+    TCP_OPTION = 61
+    DIFFERING_COPY = 62
+    BAD_CHECKSUM = 63
     # The ClientHello
     NOT_TLS = 64
     SSLV2_HELLO = 65

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The table of connections: bounded for each guest, so that one that floods it disturbs no other. */
+#pragma once
+
+#include "guest_segment.h"
+#include "meter.h"
+
+enum { PLACE_TRIES = 8 };
+/* Where on_guest_out goes on. Twin: kernel/programs.py */
+enum step { STEP_HELLO = 0, STEP_REFUSED = 1, STEP_UNKNOWN = 2, STEP_ANEW = 3, STEP_INSPECT = 4, STEP_BYTES = 5 };
+/* In the packet's control block, for the next step: why it is refused; which buffer is claimed. */
+enum { REASON = 0, SLOT = 1 };
+enum { TOLD_CUT = 32 }; /* both ends were told */
+
+/* What keeps traffic out that is counted and not told: the guest sends it again, or it says nothing of the guest. */
+static __always_inline int hold_back(__u8 reason) {
+  __u32 index = reason;
+  __u64 *counter = counters.lookup(&index);
+
+  if (counter)
+    __sync_fetch_and_add(counter, 1);
+  return TC_ACT_SHOT;
+}
+
+static __always_inline void key_of(__u64 workload, const struct flow *flow, struct flow_key *ret) {
+  ret->workload = workload;
+  copy_address(ret->guest, flow->source);
+  copy_address(ret->peer, flow->address);
+  ret->guest_port = flow->source_port;
+  ret->peer_port = flow->port;
+  ret->protocol = flow->protocol;
+}
+
+static __always_inline struct blank *blank(void) {
+  __u32 zero = 0;
+
+  return blanks.lookup(&zero);
+}
+
+static __always_inline void drop_hold(const struct flow_key *key, struct guest_flow *flow) {
+  flow->flags &= ~FLOW_HELD;
+  holds.delete((struct flow_key *)key);
+}
+
+/* When a flow was used last; 0: it has ended, or never was. */
+static __always_inline __u64 last_used(const struct guest_flow *flow) {
+  if (!flow || flow->flags & FLOW_RESET)
+    return 0;
+  return (flow->flags & (FLOW_SENT_FIN | FLOW_GOT_FIN)) == (FLOW_SENT_FIN | FLOW_GOT_FIN) ? 0 : flow->used_ns;
+}
+
+/* Takes a place that was never taken; 0: there is none. An insertion is what only one CPU can do. */
+static __always_inline bool take_new_place(struct guest *guest, const struct flow_key *key, __u32 *ret) {
+  struct place_key at = {.workload = key->workload};
+  __u32 i;
+
+  for (i = 0; i < PLACE_TRIES; i++) {
+    at.place = guest->flows;
+    if (at.place >= GUEST_FLOWS)
+      return 0;
+    *ret = at.place;
+    if (flow_places.insert(&at, (struct flow_key *)key) == 0) {
+      guest->flows = at.place + 1;
+      return 1;
+    }
+    guest->flows = at.place + 1;
+  }
+  return 0;
+}
+
+/* Of the next few places, the one whose flow has ended, or else was unused longest. */
+static __always_inline bool take_old_place(struct guest *guest, const struct flow_key *key, __u32 *ret) {
+  struct place_key at = {.workload = key->workload}, best = {.workload = key->workload};
+  __u64 oldest_ns = NEVER, used_ns;
+  struct flow_key victim = {};
+  struct flow_key *there;
+  __u32 i, hand = guest->hand;
+
+  guest->hand = hand + PLACE_TRIES;
+  for (i = 0; i < PLACE_TRIES; i++) {
+    at.place = (hand + i) & (GUEST_FLOWS - 1);
+    there = flow_places.lookup(&at);
+    used_ns = there ? last_used(flows.lookup(there)) : 0;
+    if (used_ns >= oldest_ns)
+      continue;
+    oldest_ns = used_ns;
+    best.place = at.place;
+    if (oldest_ns == 0)
+      break;
+  }
+  there = flow_places.lookup(&best);
+  if (there)
+    __builtin_memcpy(&victim, there, sizeof(victim));
+  flow_places.delete(&best);
+  if (flow_places.insert(&best, (struct flow_key *)key))
+    return 0; /* another CPU was faster */
+  if (there) {
+    flows.delete(&victim);
+    holds.delete(&victim);
+  }
+  *ret = best.place;
+  return 1;
+}
+
+/* A flow as new; in the place of the one that the same ends had before. 0: there is no room. */
+static __always_inline struct guest_flow *begin_flow(struct guest *guest, const struct flow_key *key, __u64 now_ns) {
+  struct guest_flow *flow = flows.lookup((struct flow_key *)key);
+  struct blank *empty = blank();
+  __u32 place = 0;
+
+  if (!empty)
+    return 0;
+  if (flow) {
+    if (flow->flags & FLOW_HELD)
+      drop_hold(key, flow);
+    place = flow->place;
+    __builtin_memset(&flow->stamp, 0, sizeof(flow->stamp));
+    flow->flags = 0;
+  } else {
+    if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, &place))
+      return 0;
+    if (flows.update((struct flow_key *)key, &empty->flow))
+      return 0;
+    flow = flows.lookup((struct flow_key *)key);
+    if (!flow)
+      return 0;
+  }
+  flow->place = place;
+  flow->used_ns = now_ns;
+  flow->stamp.workload = key->workload;
+  flow->stamp.cookie = now_ns;
+  return flow;
+}
+
+/* The guest's first segment: from here on its sequence numbers are followed, where a name is wanted. */
+static __always_inline void begin_following(struct guest_flow *flow, const struct segment *segment) {
+  flow->first = flow->next = flow->base = flow->acked = flow->walked = segment->seq + 1;
+  flow->last_stamp = segment->stamped;
+  flow->flags = FLOW_STARTED | (segment->has_stamp ? FLOW_STAMPED : 0);
+}
+
+/* Whether its segments must be looked at one by one. */
+static __always_inline bool is_followed(const struct guest_flow *flow) {
+  return flow->stamp.state == STATE_HELLO || flow->stamp.state == STATE_WATCHED ||
+         flow->stamp.state == STATE_SETTLING || flow->stamp.state == STATE_DENIED;
+}
+
+/* A packet to a destination that is settled: only its bytes may be limited. */
+static __always_inline bool is_beyond_bytes(struct guest_flow *flow, const struct packet *packet, __u32 bytes) {
+  struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = HOOK_GUEST, .bytes = bytes};
+  struct charge charge = {.bytes = bytes};
+  struct judgement judgement = {.outcome = ALLOW};
+  struct standing standing;
+
+  find_standing(flow->stamp.workload, telling.started_ns, &standing);
+  judgement.rule_id = flow->stamp.rule_id;
+  judge_limits(&flow->stamp, &standing, &packet->flow, &charge, &telling, &judgement);
+  if (judgement.outcome == ALLOW)
+    return 0;
+  if (flow->stamp.told & TOLD_DENIED) {
+    count_verdict(flow->stamp.workload, DROPPED, judgement.reason);
+    return 1;
+  }
+  flow->stamp.told |= TOLD_DENIED;
+  settle(&flow->stamp, &standing, &judgement, &packet->flow, &telling);
+  return 1;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A segment under inspection, and how that ends. */
+#pragma once
+
+#include "flight.h"
+#include "guest_bench.h"
+#include "guest_bytes.h"
+
+enum { TOLD_HELD_BACK = 16 };
+
+/* What becomes of a segment. */
+enum fate { FATE_DROP = 0, FATE_PASS = 1, FATE_DENY = 2, FATE_INSPECT = 3 };
+
+struct inspection {
+  struct __sk_buff *skb;
+  struct guest *guest;
+  struct guest_flow *flow;
+  struct scratch *scratch;
+  struct bench *seen;
+  __u8 reason;
+};
+
+/* The handshake's last segment has no timestamp where the server wanted none. */
+static __always_inline bool is_unstamped(const struct guest_flow *flow, const struct packet *packet,
+                                         const struct segment *segment) {
+  return !segment->has_stamp && packet->flow.payload == 0 && flow->next == flow->first;
+}
+
+static __always_inline void note_passed(struct guest_flow *flow, const struct packet *packet,
+                                        const struct segment *segment) {
+  flow->used_ns = bpf_ktime_get_boot_ns();
+  if (segment->flags & RST) {
+    if (!(flow->flags & FLOW_ANSWERED))
+      return;
+    flow->flags |= FLOW_RESET;
+    flow->stamp.state = STATE_DENIED;
+    return;
+  }
+  flow->peer_acked = segment->ack;
+  if (segment->has_stamp)
+    flow->last_stamp = segment->stamped;
+  else if (is_unstamped(flow, packet, segment))
+    flow->flags &= ~FLOW_STAMPED;
+  if (segment->flags & FIN)
+    flow->flags |= FLOW_SENT_FIN;
+}
+
+/* Tells a denial. Returns whether the segment passes in this mode. */
+static __always_inline bool tell_denied(struct inspection *on) {
+  struct bench *seen = on->seen;
+
+  deny(&seen->judgement, on->reason);
+  seen->judgement.rule_id = on->flow->stamp.rule_id;
+  seen->telling.started_ns = bpf_ktime_get_boot_ns();
+  find_standing(seen->key.workload, seen->telling.started_ns, &seen->standing);
+  return settle(&on->flow->stamp, &seen->standing, &seen->judgement, &seen->packet.flow, &seen->telling);
+}
+
+static __always_inline bool passes_denied(struct inspection *on) {
+  struct guest_flow *flow = on->flow;
+  bool is_passed = on->reason && tell_denied(on); /* else it is told already */
+
+  flow->stamp.state = is_passed ? STATE_OPEN : STATE_DENIED;
+  drop_hold(&on->seen->key, flow);
+  return is_passed;
+}
+
+/* Dropped, and sent again by a guest that means well. What only another would send is told, once. */
+static __always_inline bool passes_dropped(struct inspection *on) {
+  if (on->reason == OUT_OF_ORDER || on->reason == BUSY || on->flow->stamp.told & TOLD_HELD_BACK) {
+    hold_back(on->reason);
+    return 0;
+  }
+  on->flow->stamp.told |= TOLD_HELD_BACK;
+  return tell_denied(on);
+}
+
+/* So that no segment dies before the server, having been read here. */
+static __always_inline void set_hops(struct __sk_buff *skb) {
+  __u8 hops = HOPS;
+  __be16 old, new;
+
+  if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+    bpf_skb_store_bytes(skb, ETH_HLEN + 7, &hops, 1, 0);
+    return;
+  }
+  if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &old, 2))
+    return;
+  new = bpf_htons(HOPS << 8 | (bpf_ntohs(old) & 0xff));
+  if (old == new)
+    return;
+  bpf_l3_csum_replace(skb, ETH_HLEN + 10, old, new, 2);
+  bpf_skb_store_bytes(skb, ETH_HLEN + 8, &hops, 1, 0);
+}
+
+/* What becomes of a segment of a flow whose lock is held. */
+static __always_inline enum next end_segment(struct inspection *on, enum fate fate) {
+  switch (fate) {
+  case FATE_PASS:
+    note_passed(on->flow, &on->seen->packet, &on->seen->segment);
+    break;
+  case FATE_INSPECT:
+    return NEXT_INSPECT;
+  case FATE_DENY:
+    if (!passes_denied(on))
+      return NEXT_REFUSE;
+    break;
+  default:
+    if (!passes_dropped(on))
+      return NEXT_DROP;
+  }
+  count_packet_out(on->seen->key.workload, on->seen->telling.bytes);
+  return NEXT_PASS;
+}
+
+/* The buffer and the lock that an earlier step has taken. */
+static __always_inline bool resume_inspection(struct inspection *on, __u32 slot) {
+  on->scratch = scratches.lookup(&slot);
+  if (!on->scratch)
+    return 0;
+  on->seen = (struct bench *)&on->scratch->hello[BENCH_AT];
+  on->flow = flows.lookup(&on->seen->key);
+  on->guest = guests.lookup(&on->seen->key.workload);
+  return 1;
+}
+
+/* Goes on to the next step under the same lock, or gives lock and buffer back. */
+static __always_inline int end_step(struct inspection *on, __u32 slot, enum next next) {
+  struct __sk_buff *skb = on->skb;
+
+  skb->cb[SLOT] = slot;
+  if (next == NEXT_BYTES)
+    guest_steps.call(skb, STEP_BYTES);
+  if (next == NEXT_INSPECT)
+    guest_steps.call(skb, STEP_INSPECT);
+  if (on->seen->is_locked)
+    inspections.delete(&on->seen->key);
+  claims.delete(&slot);
+  if (next == NEXT_PASS) {
+    set_hops(skb);
+    return TC_ACT_UNSPEC;
+  }
+  skb->cb[REASON] = 0;
+  if (next == NEXT_REFUSE)
+    guest_steps.call(skb, STEP_REFUSED);
+  return TC_ACT_SHOT;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every frame to a guest: answers of the gate get their sender back, what servers acknowledge is noted, and connections
+ * that the policy no longer allows are cut. Nothing else is kept from the guest. */
+#pragma once
+
+#include "guest_bytes.h"
+#include "guest_gate.h"
+#include "guest_link.h"
+
+enum { BOOTP_REPLY = 2, DHCP_ACK = 5, BOOTP_AT = ETH_HLEN + 20 + 8, DHCP_OPTIONS_AT = BOOTP_AT + 236 };
+
+/* What a DHCP server gives is the guest's, if it may take an address at all. */
+static __always_inline void learn_lease(struct __sk_buff *skb, const struct interface *interface, struct guest *guest) {
+  __u8 operation, options[7], hardware[6], given[4];
+  __be32 address[4];
+
+  if (bpf_skb_load_bytes(skb, BOOTP_AT, &operation, 1) || operation != BOOTP_REPLY ||
+      bpf_skb_load_bytes(skb, BOOTP_AT + 16, given, 4) || bpf_skb_load_bytes(skb, BOOTP_AT + 28, hardware, 6) ||
+      bpf_skb_load_bytes(skb, DHCP_OPTIONS_AT, options, sizeof(options)))
+    return;
+  if (options[4] != 53 || options[5] != 1 || options[6] != DHCP_ACK || !is_guests_mac(interface, guest, hardware))
+    return;
+  mapped(given, address);
+  is_guests(skb->ifindex, interface, guest, address);
+}
+
+/* The server has taken the guest's first segment: only now can it take more. */
+static __always_inline void note_answer(struct guest_flow *flow, const struct packet *packet,
+                                        const struct segment *segment) {
+  if (flow->flags & FLOW_ANSWERED || segment->ack != flow->first)
+    return;
+  flow->peer_first = flow->peer_acked = segment->seq + 1;
+  flow->peer_next = end_of(segment, packet);
+  flow->acked = segment->ack;
+  flow->flags |= FLOW_ANSWERED;
+}
+
+/* What was inspected is the server's: no other copy of it can come to matter. */
+static __always_inline void note_acknowledged(const struct flow_key *key, struct guest_flow *flow, __u32 ack) {
+  struct hold *hold;
+  __u64 now_ns = 0;
+
+  if (!is_before(flow->acked, ack) || (is_before(flow->next, ack) && flow->stamp.state != STATE_SETTLING))
+    return;
+  flow->acked = ack;
+  if (!(flow->flags & FLOW_HELD) || is_before(ack, flow->next))
+    return;
+  if (flow->stamp.state != STATE_SETTLING && flow->stamp.state != STATE_WATCHED)
+    return; /* a hello's first part: its name is read from all of it */
+  if (inspections.insert((struct flow_key *)key, &now_ns))
+    return; /* a segment is being read: the next acknowledgement will do */
+  if (!is_before(ack, flow->next)) {
+    if (flow->stamp.state == STATE_SETTLING) {
+      drop_hold(key, flow);
+      flow->stamp.state = STATE_VERIFIED;
+    } else if (flow->stamp.state == STATE_WATCHED && !is_before(flow->walked, flow->next)) {
+      hold = holds.lookup((struct flow_key *)key);
+      if (hold) {
+        hold->length = 0;
+        flow->base = flow->next;
+      }
+    }
+  }
+  inspections.delete((struct flow_key *)key);
+}
+
+/* A packet to the guest, turned around: as if it left. */
+static __always_inline void read_reversed(struct __sk_buff *skb, struct packet *packet, struct flow *ret) {
+  read_packet(skb, ETH_HLEN, packet);
+  copy_address(ret->address, packet->flow.source);
+  copy_address(ret->source, packet->flow.address);
+  ret->port = packet->flow.source_port;
+  ret->source_port = packet->flow.port;
+  ret->protocol = packet->flow.protocol;
+}
+
+int on_guest_in(struct __sk_buff *skb) {
+  __u32 bytes = skb->len > ETH_HLEN ? skb->len - ETH_HLEN : 0;
+  __u64 workload = INTERFACE_BIT | skb->ifindex;
+  struct interface *interface = interfaces.lookup(&workload);
+  struct guest *guest = guests.lookup(&workload);
+  struct workload *bound = workloads.lookup(&workload);
+  struct segment segment = {};
+  struct guest_flow *flow;
+  struct packet packet = {};
+  struct flow_key key = {};
+  struct flow out = {};
+
+  count_packet_in(workload, bytes);
+  if (!interface || !guest)
+    return TC_ACT_UNSPEC;
+  read_reversed(skb, &packet, &out);
+  if (packet.reason)
+    return TC_ACT_UNSPEC;
+  if (is_from_gate(workload, interface, &out))
+    return restore_asked(skb, workload, &out) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+  if (out.protocol == IPPROTO_UDP && out.port == bpf_htons(DHCP_SERVER) && is_v4(out.address))
+    learn_lease(skb, interface, guest);
+  if (out.protocol != IPPROTO_TCP)
+    return TC_ACT_UNSPEC;
+  key_of(workload, &out, &key);
+  flow = flows.lookup(&key);
+  if (!flow)
+    return TC_ACT_UNSPEC;
+  read_segment(skb, &segment);
+  if (flow->flags & FLOW_STARTED && !(flow->flags & FLOW_ANSWERED)) {
+    if ((segment.flags & (SYN | ACK)) == SYN)
+      return hold_back(NO_FLOW); /* both ends begin: who is the client is then open to doubt */
+    if ((segment.flags & (SYN | ACK)) == (SYN | ACK))
+      note_answer(flow, &packet, &segment);
+  }
+  flow->flags |= (segment.flags & FIN ? FLOW_GOT_FIN : 0) | (segment.flags & RST ? FLOW_RESET : 0);
+  if (flow->stamp.state == STATE_DENIED || segment.flags & RST)
+    return TC_ACT_UNSPEC;
+  if (is_followed(flow)) {
+    __u32 end = end_of(&segment, &packet);
+
+    if (flow->flags & FLOW_ANSWERED && is_before(flow->peer_next, end))
+      flow->peer_next = end;
+    if (segment.flags & ACK)
+      note_acknowledged(&key, flow, segment.ack);
+  }
+  if (bound && !is_settled(&flow->stamp, bound->generation, &out)) {
+    guest_steps.call(skb, STEP_ANEW);
+    return hold_back(HELPER_FAILED);
+  }
+  return TC_ACT_UNSPEC;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Where on_guest_out goes on with what is not settled: the judge is asked, and what it allows becomes a flow. */
+#pragma once
+
+#include "guest_bench.h"
+#include "guest_flow.h"
+
+enum { ECHO_REPLY = 0, UNREACHABLE = 3, ECHO = 8, TIME_EXCEEDED = 11, ECHO_V6 = 128, ECHO_REPLY_V6 = 129 };
+
+/* Of ICMP, what a rule can mean: ping, and the errors that make TCP and traceroute work. */
+static __always_inline bool is_ordinary_icmp(struct __sk_buff *skb) {
+  __u8 type;
+
+  if (bpf_skb_load_bytes(skb, transport_at(skb), &type, 1))
+    return 0;
+  if (skb->protocol == bpf_htons(ETH_P_IPV6))
+    return type == ECHO_V6 || type == ECHO_REPLY_V6 || (type >= 1 && type <= 4);
+  return type == ECHO || type == ECHO_REPLY || type == UNREACHABLE || type == TIME_EXCEEDED;
+}
+
+/* How a packet is to be judged. */
+struct asking {
+  bool is_tcp;
+  bool is_first; /* a connection's first segment */
+  bool is_open;  /* it belongs to a flow that was allowed */
+  bool is_odd;   /* its options are */
+};
+
+/* What the policy says of it, in the light of what is known of its flow. Returns the state that its flow comes to. */
+static __always_inline __u8 judge_guest(struct __sk_buff *skb, struct guest_flow *flow, const struct standing *standing,
+                                        const struct packet *packet, const struct asking *asking, __u64 now_ns,
+                                        struct judgement *ret) {
+  __u8 state = asking->is_open ? flow->stamp.state : STATE_NEW;
+
+  judge_standing(standing, &packet->flow, now_ns, asking->is_open, ret);
+  if (!asking->is_tcp) {
+    if (ret->outcome == ASK_NAME)
+      deny(ret, ADDRESS_NOT_ALLOWED);
+    if (ret->outcome == ALLOW && packet->flow.protocol == IPPROTO_ICMP && !is_ordinary_icmp(skb))
+      deny(ret, PACKET_PROTOCOL);
+    return STATE_OPEN;
+  }
+  if (asking->is_open && ret->outcome == ASK_NAME && is_verified(&flow->stamp))
+    judge_name(standing, &packet->flow, &flow->name, now_ns, 1, ret);
+  else if (ret->outcome == ASK_NAME && asking->is_first && packet->flow.payload)
+    deny(ret, UNVERIFIED_DATA);
+  else if (ret->outcome == ASK_NAME && asking->is_first && asking->is_odd)
+    deny(ret, TCP_OPTION);
+  else if (ret->outcome == ASK_NAME && !asking->is_first && state != STATE_HELLO)
+    deny(ret, NO_FLOW);
+  else if (ret->outcome == ASK_NAME)
+    return STATE_HELLO;
+  else
+    state = STATE_OPEN;
+  if (ret->outcome == DENY && asking->is_open && ret->reason != RULE_EXPIRED && ret->reason != URGENT_DATA)
+    ret->reason = standing->reason ?: REVOKED;
+  return state;
+}
+
+/* The end of a denied packet: what is sent back is another program's work. */
+static __always_inline enum next refuse_guest(struct guest_flow *flow, const struct packet *packet,
+                                              const struct segment *segment) {
+  if (packet->reason || packet->flow.protocol == IPPROTO_ICMP)
+    return NEXT_DROP;
+  if (flow && packet->flow.protocol == IPPROTO_TCP && !is_first_segment(segment)) {
+    flow->stamp.state = STATE_DENIED;
+    flow->next = segment->seq;
+    flow->peer_next = segment->ack;
+  }
+  return NEXT_REFUSE;
+}
+
+/* A packet of no flow, of one under another policy, or whose time has come. */
+static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct guest *guest, struct guest_flow *flow,
+                                               struct bench *on) {
+  struct asking asking = {.is_tcp = on->packet.flow.protocol == IPPROTO_TCP};
+  struct judgement *judgement = &on->judgement;
+  struct standing *standing = &on->standing;
+  struct telling *telling = &on->telling;
+  const struct flow *out = &on->packet.flow;
+  __u8 state = STATE_OPEN;
+
+  telling->started_ns = bpf_ktime_get_boot_ns();
+  find_standing(on->key.workload, telling->started_ns, standing);
+  if (on->packet.reason) {
+    deny(judgement, on->packet.reason);
+  } else {
+    asking.is_first = asking.is_tcp && is_first_segment(&on->segment);
+    asking.is_open = flow && !asking.is_first && flow->stamp.generation;
+    if (asking.is_first)
+      read_options(skb, &on->segment);
+    asking.is_odd = on->segment.is_odd;
+    state = judge_guest(skb, flow, standing, &on->packet, &asking, telling->started_ns, judgement);
+    if (!asking.is_tcp || asking.is_first)
+      judge_undeclared(&guest->stamp, standing, telling, judgement);
+    if (judgement->outcome != DENY && standing->limited) {
+      struct charge charge = {.bytes = telling->bytes, .is_connection = !asking.is_open, .is_contact = !asking.is_open};
+
+      judge_limits(&guest->stamp, standing, out, &charge, telling, judgement);
+    }
+  }
+  if (judgement->outcome != DENY && !asking.is_open) {
+    flow = begin_flow(guest, &on->key, telling->started_ns);
+    if (!flow)
+      deny(judgement, TABLE_FULL);
+  }
+  if (judgement->outcome == DENY || (judgement->outcome == ALLOW && !asking.is_open)) {
+    if (!settle(&guest->stamp, standing, judgement, out, telling))
+      return refuse_guest(flow, &on->packet, &on->segment);
+    if (judgement->outcome == DENY) {
+      judgement->until_ns = NEVER;
+      state = STATE_OPEN;
+      if (!flow && !on->packet.reason)
+        flow = begin_flow(guest, &on->key, telling->started_ns);
+    }
+  }
+  count_packet_out(on->key.workload, telling->bytes);
+  if (!flow)
+    return NEXT_PASS;
+  if (asking.is_first)
+    begin_following(flow, &on->segment);
+  if (!asking.is_open)
+    flow->stamp.is_lenient = is_lenient(standing->mode);
+  if (state == STATE_OPEN && flow->flags & FLOW_HELD)
+    drop_hold(&on->key, flow);
+  set_destination(&flow->stamp, standing, judgement, out, state);
+  return asking.is_open && is_followed(flow) ? NEXT_HELLO : NEXT_PASS;
+}
+
+int on_guest_unknown(struct __sk_buff *skb) {
+  __u64 workload = INTERFACE_BIT | skb->ifindex;
+  struct guest *guest = guests.lookup(&workload);
+  struct guest_flow *flow = 0;
+  struct scratch *scratch;
+  struct bench *on;
+  enum next next;
+  __u32 slot = 0;
+
+  scratch = claim_scratch(workload, &slot);
+  if (!guest || !scratch) {
+    if (scratch)
+      claims.delete(&slot);
+    count_verdict(workload, ERROR, BUSY);
+    return TC_ACT_SHOT;
+  }
+  on = clear_bench(skb, scratch);
+  read_packet(skb, ETH_HLEN, &on->packet);
+  if (skb->cb[REASON])
+    on->packet.reason = skb->cb[REASON];
+  key_of(workload, &on->packet.flow, &on->key);
+  if (!on->packet.reason) {
+    flow = flows.lookup(&on->key);
+    if (on->packet.flow.protocol == IPPROTO_TCP)
+      read_segment(skb, &on->segment);
+  }
+  next = judge_unknown(skb, guest, flow, on);
+  skb->cb[REASON] = on->judgement.reason;
+  claims.delete(&slot);
+  switch (next) {
+  case NEXT_PASS:
+    return TC_ACT_UNSPEC;
+  case NEXT_REFUSE:
+    guest_steps.call(skb, STEP_REFUSED);
+    break;
+  case NEXT_HELLO:
+    guest_steps.call(skb, STEP_HELLO);
+    break;
+  default:
+    return TC_ACT_SHOT;
+  }
+  return hold_back(HELPER_FAILED);
+}
