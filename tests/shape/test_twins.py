@@ -10,7 +10,8 @@ import pytest
 
 from exeat.agent import readings
 from exeat.core import grants
-from exeat.kernel import abi, entries, events
+from exeat.kernel import abi, entries, events, guest_abi
+from exeat.kernel.programs import GUEST_STEPS
 from exeat.model import names
 from exeat.model.policy import Limits
 from exeat.model.verdicts import Reason, Verdict
@@ -51,6 +52,15 @@ STRUCTURES = {
     "event": abi.Event,
     "question": abi.Question,
     "hello_answer": abi.HelloAnswer,
+    "interface": guest_abi.Interface,
+    "address_key": guest_abi.AddressKey,
+    "address_owner": guest_abi.AddressOwner,
+    "guest": guest_abi.Guest,
+    "flow_key": guest_abi.FlowKey,
+    "guest_flow": guest_abi.GuestFlow,
+    "place_key": guest_abi.PlaceKey,
+    "asked_key": guest_abi.AskedKey,
+    "asked": guest_abi.Asked,
 }
 
 
@@ -73,7 +83,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     source = tmp_path_factory.mktemp("abi") / "layout.c"
     source.write_text(
         "#include <linux/types.h>\n#include <linux/bpf.h>\n#include <stddef.h>\n#include <stdio.h>\n"
-        f'#include "{BPF / "abi.h"}"\n'
+        f'#include "{BPF / "abi.h"}"\n#include "{BPF / "guest_abi.h"}"\n'
         "int main(void) {" + "\n".join(lines) + "return 0; }\n"
     )
     program = source.with_suffix("")
@@ -93,7 +103,8 @@ def test_a_structure_has_the_same_fields_at_the_same_places_in_c_and_python(name
 
 def test_every_field_of_the_c_structures_is_known_to_python() -> None:
     """Sizes could agree by padding while a field is missing."""
-    text = re.sub(r"/\*.*?\*/", "", (BPF / "entries.h").read_text() + (BPF / "abi.h").read_text(), flags=re.DOTALL)
+    headers = "".join((BPF / name).read_text() for name in ("entries.h", "abi.h", "guest_abi.h"))
+    text = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     for name, structure in STRUCTURES.items():
         body = re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.DOTALL)
         assert body, name
@@ -154,6 +165,15 @@ def test_limits_agree() -> None:
     for limited in abi.Limited:
         assert Reason[f"LIMIT_{limited.name}"] == Reason.LIMIT_BYTES + limited
     assert entries.GRANT_SLOTS == grants.SLOTS
+    text = (BPF / "guest_abi.h").read_text()
+    limits = {word: int(number) for word, number in re.findall(r"#define (\w+) (\d+)\b", text)}
+    for name in ("LEARNT_V6_MAX", "GUEST_FLOWS", "GUEST_HOLDS", "GUEST_ASKED"):
+        assert limits[name] == getattr(guest_abi, name), name
+    assert f"INTERFACE_BIT (1ULL << {guest_abi.INTERFACE_BIT.bit_length() - 1})" in text
+    steps = enumerators((BPF / "guest_flow.h").read_text(), "step")
+    assert steps == {word.replace("on_guest_", "step_").upper(): place for place, word in enumerate(GUEST_STEPS)}
+    owners = enumerators(text, "owner_kind")
+    assert (owners["OWNER_GUEST"], owners["OWNER_GATEWAY"]) == (guest_abi.OWNER_GUEST, guest_abi.OWNER_GATEWAY)
     words = enumerators((BPF / "reasons.h").read_text(), "verdict") | enumerators(
         (BPF / "reasons.h").read_text(), "reason"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from exeat.agent.vitals import Story
 from exeat.kernel.clock import clock_offset_ns
+from exeat.kernel.guest_hooks import GuestHooks
 from exeat.kernel.instance import Instance, instances_of_other_layouts, own_build, remove_layout
 from exeat.kernel.programs import ENFORCING
 
@@ -16,6 +17,7 @@ class Programs:
 
     def __init__(self, instance: Instance, story: Story) -> None:
         self._instance = instance
+        self.guests = GuestHooks(instance)  # loaded only where there are guests
         self._story = story
         self._is_upgrading = False
 
@@ -32,10 +34,13 @@ class Programs:
             self._instance.attach(root)
             build = own_build()
         self._instance.hold(ENFORCING)
+        if self.guests.is_loaded:
+            self.guests.hold()
         self._story.build = build
 
     def upgrade(self) -> None:
         """Brings this agent's programs under the links, if they are others; each by one exchange."""
+        self._upgrade_guests()
         if self._story.build == own_build():
             return
         _log.info("replacing programs %s by %s", self._story.build, own_build())
@@ -46,6 +51,14 @@ class Programs:
         finally:
             self._is_upgrading = False
         self._story.build = own_build()
+
+    def _upgrade_guests(self) -> None:
+        if self.guests.is_loaded:
+            self._is_upgrading = True
+            try:
+                self.guests.load()  # nothing, where they are of this build
+            finally:
+                self._is_upgrading = False
 
     def retire(self, is_complete: bool) -> None:
         """Removes the programs of another layout, as soon as these judge every workload."""

@@ -3,17 +3,19 @@
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from exeat.errors import ExeatError
 from exeat.kernel import libbpf
 from exeat.kernel.filesystems import bpf_root, mount_point
+from exeat.kernel.guest_hooks import guest_text
 from exeat.kernel.instance import Instance, compile_and_pin, opened, remove_instance
-from exeat.kernel.programs import PROGRAMS
+from exeat.kernel.programs import GUEST_PROGRAMS, PROGRAMS, Program
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.source import build_header_tree
+from exeat.kernel.tcx import has_tcx
 from exeat.model.networks import MAPPED_PREFIX
 
 
@@ -36,6 +38,7 @@ def examine() -> Iterator[Finding]:
     yield _try("BPF file system", "everything: enforcement could not outlive the agent", lambda: str(bpf_root()))
     yield _try("UAPI headers", "everything: programs are compiled on the host (linux-libc-dev)", _headers)
     yield from _programs()
+    yield _try("tcx links", "guests' interfaces are guarded by clsact filters, which whoever edits tc can remove", _tcx)
     yield _try("sock_diag destroy", "revoked connections fall silent instead of failing at once", _destroy)
     yield _try("no cgroup v1 net_cls", "kernels before 5.15 lose a socket's cgroup2 once net_cls is used", _net_cls)
 
@@ -82,13 +85,27 @@ def _programs() -> Iterator[Finding]:
         return
     try:
         yield Finding("BPF compiler and maps", True, "BCC compiles, maps are pinned", "everything")
-        for program in PROGRAMS:
-            why = refused.get(program.name)
-            yield Finding(f"program {program.name}", why is None, why or "loads", program.guards)
+        yield from _loaded(PROGRAMS, refused)
+        yield from _guest_programs(instance)
         if not refused:
             yield _try("pinned links", "everything: enforcement would end with the agent", lambda: _links(instance))
     finally:
         instance.remove()
+
+
+def _loaded(programs: Iterable[Program], refused: Mapping[str, str]) -> Iterator[Finding]:
+    for program in programs:
+        why = refused.get(program.name)
+        yield Finding(f"program {program.name}", why is None, why or "loads", program.guards)
+
+
+def _guest_programs(instance: Instance) -> Iterator[Finding]:
+    directory = instance.directory
+    try:
+        refused = compile_and_pin(directory / "maps", directory / "programs", GUEST_PROGRAMS, guest_text())
+    except (ExeatError, OSError) as error:
+        refused = dict.fromkeys((program.name for program in GUEST_PROGRAMS), str(error))
+    yield from _loaded(GUEST_PROGRAMS, refused)
 
 
 def _links(instance: Instance) -> str:
@@ -124,6 +141,12 @@ def _destroy() -> str:
             diagnosis.close()
     if not ended:
         raise ExeatError("the kernel found no such socket")
+    return "works"
+
+
+def _tcx() -> str:
+    if not has_tcx():
+        raise ExeatError("this kernel has none (Linux 6.6 and later do)")
     return "works"
 
 

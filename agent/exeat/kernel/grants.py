@@ -14,9 +14,10 @@ from exeat.kernel.entries import (
     GateKey,
     Granted,
 )
+from exeat.kernel.guest_abi import Asked
 from exeat.kernel.instance import Instance
 from exeat.kernel.telling import address_of
-from exeat.model.networks import Address
+from exeat.model.networks import Address, mapped
 from exeat.model.record import Process
 
 _GRANTED_KEY = struct.Struct("<I16s")
@@ -24,6 +25,8 @@ _GRANT_KEY = struct.Struct("<16sI4x252s")
 _GRANT = struct.Struct("<QI4x")
 _SLOT = struct.Struct("<QI4x")
 _USED = struct.Struct("<Q")
+_ASKED_KEY = struct.Struct("<Q16s2sB5x")  # struct asked_key of guest_abi.h
+_NOBODY = Process(0, "", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,13 @@ class GateTables:
     """Where the gate of a workload listens."""
 
     def __init__(self, instance: Instance, workload: int) -> None:
+        self._instance = instance
         self._gates = instance.map("gates")
         self._askers = instance.map("askers")
         self._workload = workload
 
     def open(self, network: int, port: int) -> None:
-        """From now on questions from this network namespace go to this port of its loopback."""
+        """From now on questions from this network namespace go to this port of its loopback; a guest's, of its gate."""
         gate = Gate()
         gate.port[:] = port.to_bytes(2, "big")
         libbpf.update(self._gates, bytes(GateKey(self._workload, network)), bytes(gate))
@@ -106,3 +110,9 @@ class GateTables:
         asker = Asker.from_buffer_copy(raw)
         process = Process(asker.pid, asker.comm.decode(errors="replace"), asker.uid)
         return Asking(process, address_of(bytes(asker.address)))
+
+    def guest_asking(self, protocol: int, address: Address, port: int) -> Asking | None:
+        """Whom a guest meant to ask when the programs led its question to the gate; None: they led none from there."""
+        key = _ASKED_KEY.pack(self._workload, mapped(address), port.to_bytes(2, "big"), protocol)
+        raw = libbpf.lookup(self._instance.map("asked"), key, ctypes.sizeof(Asked))
+        return Asking(_NOBODY, address_of(raw)) if raw else None

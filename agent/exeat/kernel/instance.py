@@ -1,7 +1,8 @@
 """One set of programs and maps in the kernel, known by the directory in which everything of it is pinned.
 
 An agent has one for the whole host; each `exeat run` has one of its own, so that two never share a map or an event.
-What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/.
+What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/; what is
+attached to guests' interfaces (tcx.py, clsact.py) in links/interfaces/.
 """
 
 import json
@@ -17,12 +18,14 @@ from pathlib import Path
 from exeat.errors import KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.abi import LAYOUT
+from exeat.kernel.clsact import remove_filters
 from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
 from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
 from exeat.kernel.source import fingerprint, joined_source
 
 _ATTEMPTS = 100
 _BUILD = "build-"
+_INTERFACES = Path("links/interfaces")
 _ESSENTIAL = ("settings", "workloads", "policies", "networks", "ports", "hosts", "stamps", "names", "sockets", "events")
 
 
@@ -86,9 +89,9 @@ class Instance:
 
     def is_attached(self) -> bool:
         """Whether a program of it has a cgroup to judge, and so could have stamped a socket."""
-        links, maps = self.directory / "links", self.directory / "maps"
+        maps = self.directory / "maps"
         is_whole = (maps / "stamps").exists() and (maps / "names").exists()  # else its removal was interrupted
-        return is_whole and links.is_dir() and any(links.iterdir())
+        return is_whole and self._has_links()
 
     def load(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""
@@ -111,8 +114,7 @@ class Instance:
                         libbpf.update_link(link_fd, fd)
                 if program.name == MESSAGE_PROGRAM:
                     libbpf.attach_program(fd, self.map("sockets"), program.attach_type)
-            new.replace(directory / "programs" / program.name)
-            self._renew(f"programs/{program.name}")
+            self.take_in(new, program.name)
         (directory / "incoming").rmdir()
         for mark in directory.glob(f"{_BUILD}*"):
             mark.rmdir()
@@ -132,8 +134,8 @@ class Instance:
 
     def has_lost_maps(self) -> bool:
         """Whether programs are attached whose maps cannot be opened any more: new maps would know nobody."""
-        links, maps = self.directory / "links", self.directory / "maps"
-        is_attached = links.is_dir() and any(links.iterdir())
+        maps = self.directory / "maps"
+        is_attached = self._has_links() or bool(self.interface_pins())
         return is_attached and not all((maps / name).exists() for name in _ESSENTIAL)
 
     def set_aside(self) -> None:
@@ -180,6 +182,11 @@ class Instance:
         finally:
             os.close(target)
 
+    def interface_pins(self) -> list[str]:
+        """What is pinned of guests' interfaces, by its name below links/interfaces."""
+        pins = self.directory / _INTERFACES
+        return [entry.name for entry in pins.iterdir()] if pins.is_dir() else []
+
     def map(self, name: str) -> int:
         """A map's file descriptor, opened once."""
         return self._held(f"maps/{name}")
@@ -188,9 +195,34 @@ class Instance:
         """A program's file descriptor, opened once."""
         return self._held(f"programs/{name}")
 
-    def _held(self, name: str) -> int:
+    def link(self, name: str, directory: Path | None = None) -> int:
+        """A link's file descriptor, opened once. `directory`: ours, for those who ask for many."""
+        return self._held(f"links/{name}", directory)
+
+    def keep_link(self, name: str, fd: int, directory: Path) -> None:
+        """Pins what is new; its file descriptor is held, and no more the caller's."""
+        libbpf.pin(fd, str(directory / "links" / name))
+        self._pins[f"links/{name}"] = fd
+
+    def drop_link(self, name: str, directory: Path) -> None:
+        """Lets go of one for good, held or pinned or neither."""
+        held = self._pins.pop(f"links/{name}", None)
+        if held is not None:
+            os.close(held)
+        (directory / "links" / name).unlink(missing_ok=True)
+
+    def take_in(self, incoming: Path, name: str) -> None:
+        """A new program takes the place of the one of its name; it is attached wherever that was."""
+        incoming.replace(self.directory / "programs" / name)
+        self._renew(f"programs/{name}")
+
+    def _has_links(self) -> bool:
+        links = self.directory / "links"
+        return links.is_dir() and any(entry.name != _INTERFACES.name for entry in links.iterdir())
+
+    def _held(self, name: str, directory: Path | None = None) -> int:
         if name not in self._pins:
-            self._pins[name] = libbpf.open_pin(str(self.directory / name))
+            self._pins[name] = libbpf.open_pin(str((directory or self.directory) / name))
         return self._pins[name]
 
     def _renew(self, name: str) -> None:
@@ -241,6 +273,7 @@ def instances_of_other_layouts(name: str) -> list[Path]:
 
 def remove_layout(directory: Path) -> None:
     """Detaches and unpins an instance of another layout."""
+    remove_filters(directory)
     remove_pins(directory)
     directory.rmdir()
     with suppress(OSError):  # not empty: another instance lives there
@@ -253,6 +286,7 @@ def remove_instance(name: str) -> None:
         for attempt in range(_ATTEMPTS):
             try:
                 if (layout / name).is_dir():
+                    remove_filters(layout / name)
                     remove_pins(layout / name)
                     (layout / name).rmdir()
                 break

@@ -1,10 +1,17 @@
 """The few calls of libbpf.so.1 that the agent needs, each an error with errno's words when it fails."""
 
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 
 from exeat.errors import KernelError
+
+_BEFORE = 1 << 3  # BPF_F_BEFORE: in front of whatever is attached
+_BATCH = 4096
+_PROGRAMS_MAX = 64  # of one place at an interface: BPF_MPROG_MAX
 
 
 class _TestRunOptions(ctypes.Structure):
@@ -35,6 +42,39 @@ class _BatchOptions(ctypes.Structure):
     _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64))
 
 
+class _LinkOptions(ctypes.Structure):
+    """The beginning of struct bpf_link_create_opts; libbpf takes the rest for zeros."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", c_uint32), ("pad", c_uint32))
+
+
+class _LinkInfo(ctypes.Structure):
+    """The beginning of struct bpf_link_info, as it is for a link to an interface."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("program", c_uint32),
+        ("pad", c_uint32),
+        ("interface", c_uint32),
+        ("attach_type", c_uint32),
+    )
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info."""
+
+    _fields_ = (("type", c_uint32), ("id", c_uint32))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What a link to an interface says of itself."""
+
+    program: int
+    interface: int  # its index; 0: it has gone
+
+
 def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
@@ -46,9 +86,13 @@ def _library() -> ctypes.CDLL:
     library.bpf_map_lookup_elem.argtypes = [c_int, c_void_p, c_void_p]
     library.bpf_map_delete_elem.argtypes = [c_int, c_void_p]
     library.bpf_map_get_next_key.argtypes = [c_int, c_void_p, c_void_p]
+    library.bpf_map_lookup_batch.argtypes = [c_int] + [c_void_p] * 4 + [POINTER(c_uint32), c_void_p]
+    library.bpf_obj_get_info_by_fd.argtypes = [c_int, c_void_p, POINTER(c_uint32)]
+    library.bpf_prog_query.argtypes = [c_int, c_int, c_uint32] + [POINTER(c_uint32)] * 3
     library.bpf_map_update_batch.argtypes = [c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p]
     library.bpf_map_delete_batch.argtypes = [c_int, c_void_p, POINTER(c_uint32), c_void_p]
     library.bpf_link_create.argtypes = [c_int, c_int, c_int, c_void_p]
+    library.bpf_link_detach.argtypes = [c_int]
     library.bpf_link_update.argtypes = [c_int, c_int, c_void_p]
     library.bpf_prog_attach.argtypes = [c_int, c_int, c_int, c_uint32]
     library.bpf_prog_test_run_opts.argtypes = [c_int, c_void_p]
@@ -80,6 +124,45 @@ def open_pin(path: str) -> int:
 def create_link(program: int, target: int, attach_type: int) -> int:
     """Attaches a program to a cgroup by a link of its own."""
     return _check(_LIB.bpf_link_create(program, target, attach_type, None), "cannot attach a program to the cgroup")
+
+
+def create_interface_link(program: int, index: int, attach_type: int) -> int:
+    """Attaches a program to an interface of this network namespace, in front of all that are there."""
+    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=_BEFORE)
+    what = f"cannot attach a program to the interface {index}"
+    return _check(_LIB.bpf_link_create(program, index, attach_type, byref(options)), what)
+
+
+def detach_link(link: int) -> None:
+    """Detaches it now: the end of its last pin is only noticed some milliseconds later."""
+    _check(_LIB.bpf_link_detach(link), "cannot detach a program")
+
+
+def link_state(link: int) -> LinkState:
+    """What a link to an interface is attached to now."""
+    info = _LinkInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    _check(_LIB.bpf_obj_get_info_by_fd(link, byref(info), byref(size)), "cannot ask a link in the kernel")
+    return LinkState(info.program, info.interface)
+
+
+def program_id(program: int) -> int:
+    """The kernel's number of a program."""
+    info = _ProgramInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    _check(_LIB.bpf_obj_get_info_by_fd(program, byref(info), byref(size)), "cannot ask a program in the kernel")
+    return int(info.id)
+
+
+def interface_programs(index: int, attach_type: int) -> list[int]:
+    """The numbers of the programs at an interface of this network namespace, in their order; [] where it is gone."""
+    count, flags = c_uint32(_PROGRAMS_MAX), c_uint32()
+    ids = (c_uint32 * _PROGRAMS_MAX)()
+    result = _LIB.bpf_prog_query(index, attach_type, 0, byref(flags), ids, byref(count))
+    if result < 0 and ctypes.get_errno() in (errno.ENODEV, errno.ENOENT):
+        return []
+    _check(result, f"cannot ask what is attached to the interface {index}")
+    return list(ids[: count.value])
 
 
 def update_link(link: int, program: int) -> None:
@@ -126,6 +209,34 @@ def keys(fd: int, key_size: int) -> list[bytes]:
         key = following.raw
         found.append(key)
     return found
+
+
+def entries(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every entry of a hash, some thousand at a call: what is written meanwhile may be missing."""
+    options = _BatchOptions(sz=ctypes.sizeof(_BatchOptions))
+    place = ctypes.create_string_buffer(max(key_size, 4))
+    size = _BATCH
+    is_first = True
+    while True:
+        keys, values = ctypes.create_string_buffer(key_size * size), ctypes.create_string_buffer(value_size * size)
+        count = c_uint32(size)
+        start = None if is_first else place
+        result = _LIB.bpf_map_lookup_batch(fd, start, place, keys, values, byref(count), byref(options))
+        number = ctypes.get_errno() if result < 0 else 0
+        if number == errno.ENOSPC:  # one bucket holds more
+            size *= 2
+            continue
+        if number not in (0, errno.ENOENT):
+            _check(result, "cannot read a kernel table")
+        raw_keys, raw_values = keys.raw, values.raw
+        for at in range(count.value):
+            yield (
+                raw_keys[at * key_size : (at + 1) * key_size],
+                raw_values[at * value_size : (at + 1) * value_size],
+            )
+        if number == errno.ENOENT:
+            return
+        is_first = False
 
 
 def test_run(program: int, data: bytes) -> tuple[int, bytes]:

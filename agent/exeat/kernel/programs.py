@@ -36,6 +36,21 @@ PROGRAMS: tuple[Program, ...] = (
     Program("on_question", 3, -1, "`explain`, and the sweep of open connections after a change of policy"),
     Program("on_hello_question", 3, -1, "only tests"),
 )
+# Of tap.c: guests behind an interface. What it is attached to stands in guest_sides.py.
+GUEST_PROGRAMS: tuple[Program, ...] = (
+    Program("on_guest_bytes", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
+    Program("on_guest_hello", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
+    Program("on_guest_inspect", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
+    Program("on_guest_refused", 3, -1, "guests' denials: they would time out instead of failing at once"),
+    Program("on_guest_unknown", 3, -1, "guests: none of their connections can begin"),
+    Program("on_guest_anew", 3, -1, "guests' open connections: they fall silent after a change of policy"),
+    Program("on_guest_out", 3, -1, "guests: nothing that leaves a microVM or a pod by its interface is judged"),
+    Program("on_guest_in", 3, -1, "guests: DNS answers do not reach them, and no server's word is noted"),
+)
+# What the map guest_steps holds, in its order. Twin: enum step in bpf/guest_flow.h.
+GUEST_STEPS = (
+    "on_guest_hello", "on_guest_refused", "on_guest_unknown", "on_guest_anew", "on_guest_inspect", "on_guest_bytes",
+)  # fmt: skip
 MESSAGE_PROGRAM = "on_message"
 # What `exeat run` loads: what only tests ask keeps the verifier busy for a quarter of a second.
 ENFORCING = tuple(program for program in PROGRAMS if program.name != "on_hello_question")

@@ -1,0 +1,37 @@
+"""With whom a guest talks: what else are sockets, with their stamps, are flows of an interface."""
+
+import ctypes
+import struct
+from collections.abc import Iterator
+
+from exeat.kernel import libbpf
+from exeat.kernel.guest_abi import GUEST_FLOWS, FlowKey, Guest, GuestFlow
+from exeat.kernel.instance import Instance
+
+_TCP = 6
+_FIN_BOTH, _RESET = 4 | 8, 16  # enum flow_flags of guest_abi.h
+_PLACE = struct.Struct("<QI4x")
+_WORKLOAD = struct.Struct("<Q")
+_QUIET_NS = 120 * 10**9  # two datagrams that are further apart are two conversations: RFC 4787 4.3
+
+
+def peers_in_use(instance: Instance, workload: int, now_ns: int) -> set[bytes]:
+    """The addresses with which a guest has open connections, or exchanged datagrams lately."""
+    return {bytes(key.peer) for key, flow in _flows(instance, workload) if _is_open(key, flow, now_ns)}
+
+
+def _is_open(key: FlowKey, flow: GuestFlow, now_ns: int) -> bool:
+    if key.protocol != _TCP:
+        return bool(now_ns - flow.used_ns < _QUIET_NS)
+    return not flow.flags & _RESET and flow.flags & _FIN_BOTH != _FIN_BOTH
+
+
+def _flows(instance: Instance, workload: int) -> Iterator[tuple[FlowKey, GuestFlow]]:
+    raw = libbpf.lookup(instance.map("guests"), _WORKLOAD.pack(workload), ctypes.sizeof(Guest))
+    count = min(Guest.from_buffer_copy(raw).flows, GUEST_FLOWS) if raw else 0
+    places, flows = instance.map("flow_places"), instance.map("flows")
+    for place in range(count):
+        key = libbpf.lookup(places, _PLACE.pack(workload, place), ctypes.sizeof(FlowKey))
+        value = libbpf.lookup(flows, key, ctypes.sizeof(GuestFlow)) if key else None
+        if key and value:
+            yield FlowKey.from_buffer_copy(key), GuestFlow.from_buffer_copy(value)
