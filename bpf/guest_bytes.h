@@ -89,11 +89,13 @@ static __always_inline void append(struct hold *hold, const struct scratch *scra
   }
 }
 
-/* Which place the next hold takes: one of the next few whose hold has gone, or else the first of them. */
+/* Which place the next hold takes: one of the next few whose hold has gone, or else the first of them, whose hold goes
+ * now; its flow, which knows that it had one, is cut when it next speaks. GUEST_HOLDS: there is none. */
 static __always_inline __u32 next_place(struct guest *guest, __u64 workload) {
   struct place_key at = {.workload = workload};
   __u32 i, first = guest->holds;
   struct flow_key *there;
+  struct flow_key oldest;
 
   for (i = 0; i < HOLD_TRIES; i++) {
     at.place = (first + i) & (GUEST_HOLDS - 1);
@@ -104,23 +106,28 @@ static __always_inline __u32 next_place(struct guest *guest, __u64 workload) {
     }
   }
   guest->holds = first + 1;
-  return first & (GUEST_HOLDS - 1);
+  at.place = first & (GUEST_HOLDS - 1);
+  there = hold_places.lookup(&at);
+  if (!there)
+    return at.place;
+  __builtin_memcpy(&oldest, there, sizeof(oldest));
+  if (!lock_flow(&oldest)) /* its bytes are being looked at */
+    return GUEST_HOLDS;
+  holds.delete(&oldest);
+  unlock_flow(&oldest);
+  return at.place;
 }
 
-/* A flow's hold, made if it has none. A guest has GUEST_HOLDS at most: then an old one goes, and its flow, which knows
- * that it had one, is cut when it next speaks. */
+/* A flow's hold, made if it has none. 0: there is no room, or it was taken away. */
 static __always_inline struct hold *hold_of(struct guest *guest, const struct flow_key *key, struct guest_flow *flow) {
   struct place_key at = {.workload = key->workload};
   struct blank *empty = blank();
-  struct flow_key *before;
 
   if (flow->flags & FLOW_HELD)
     return holds.lookup((struct flow_key *)key);
   at.place = next_place(guest, key->workload);
-  before = hold_places.lookup(&at);
-  if (before)
-    holds.delete(before);
-  if (!empty || holds.update((struct flow_key *)key, &empty->hold) || hold_places.update(&at, (struct flow_key *)key))
+  if (!empty || at.place >= GUEST_HOLDS || holds.update((struct flow_key *)key, &empty->hold) ||
+      hold_places.update(&at, (struct flow_key *)key))
     return 0;
   flow->flags |= FLOW_HELD;
   flow->base = flow->next;

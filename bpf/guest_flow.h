@@ -5,7 +5,7 @@
 #include "guest_segment.h"
 #include "meter.h"
 
-enum { PLACE_TRIES = 8 };
+enum { PLACE_TRIES = 8, IDLE_NS = 250000000 };
 /* Where on_guest_out goes on. Twin: kernel/programs.py */
 enum step { STEP_HELLO = 0, STEP_REFUSED = 1, STEP_UNKNOWN = 2, STEP_ANEW = 3, STEP_INSPECT = 4, STEP_BYTES = 5 };
 /* In the packet's control block, for the next step: why it is refused; which buffer is claimed. */
@@ -42,11 +42,29 @@ static __always_inline void drop_hold(const struct flow_key *key, struct guest_f
   holds.delete((struct flow_key *)key);
 }
 
-/* When a flow was used last; 0: it has ended, or never was. */
-static __always_inline __u64 last_used(const struct guest_flow *flow) {
-  if (!flow || flow->flags & FLOW_RESET)
+/* One program at a time: who inspects a flow's bytes, judges it anew, or makes room by ending it. */
+static __always_inline bool lock_flow(const struct flow_key *key) {
+  __u64 taken = 1;
+
+  return inspections.insert((struct flow_key *)key, &taken) == 0;
+}
+
+static __always_inline void unlock_flow(const struct flow_key *key) {
+  inspections.delete((struct flow_key *)key);
+}
+
+static __always_inline bool has_ended(const struct guest_flow *flow) {
+  return flow->flags & FLOW_RESET || (flow->flags & (FLOW_SENT_FIN | FLOW_GOT_FIN)) == (FLOW_SENT_FIN | FLOW_GOT_FIN);
+}
+
+/* In which order flows go: none that may still be in the hands of a program on another CPU, which could write to it
+ * while it is somebody else's already. NEVER: it stays. */
+static __always_inline __u64 age_of(const struct guest_flow *flow, __u64 now_ns) {
+  if (!flow)
     return 0;
-  return (flow->flags & (FLOW_SENT_FIN | FLOW_GOT_FIN)) == (FLOW_SENT_FIN | FLOW_GOT_FIN) ? 0 : flow->used_ns;
+  if (now_ns - flow->used_ns < IDLE_NS)
+    return NEVER;
+  return has_ended(flow) ? 1 : flow->used_ns;
 }
 
 /* Takes a place that was never taken; 0: there is none. An insertion is what only one CPU can do. */
@@ -69,37 +87,36 @@ static __always_inline bool take_new_place(struct guest *guest, const struct flo
 }
 
 /* Of the next few places, the one whose flow has ended, or else was unused longest. */
-static __always_inline bool take_old_place(struct guest *guest, const struct flow_key *key, __u32 *ret) {
+static __always_inline bool take_old_place(struct guest *guest, const struct flow_key *key, __u64 now_ns, __u32 *ret) {
   struct place_key at = {.workload = key->workload}, best = {.workload = key->workload};
-  __u64 oldest_ns = NEVER, used_ns;
+  __u32 i, hand = guest->hand;
+  __u64 oldest = NEVER, age;
   struct flow_key victim = {};
   struct flow_key *there;
-  __u32 i, hand = guest->hand;
 
   guest->hand = hand + PLACE_TRIES;
   for (i = 0; i < PLACE_TRIES; i++) {
     at.place = (hand + i) & (GUEST_FLOWS - 1);
     there = flow_places.lookup(&at);
-    used_ns = there ? last_used(flows.lookup(there)) : 0;
-    if (used_ns >= oldest_ns)
+    age = there ? age_of(flows.lookup(there), now_ns) : 0;
+    if (age >= oldest)
       continue;
-    oldest_ns = used_ns;
+    oldest = age;
     best.place = at.place;
-    if (oldest_ns == 0)
-      break;
   }
+  if (oldest == NEVER)
+    return 0;
   there = flow_places.lookup(&best);
   if (there)
     __builtin_memcpy(&victim, there, sizeof(victim));
+  if (!lock_flow(&victim))
+    return 0;
   flow_places.delete(&best);
-  if (flow_places.insert(&best, (struct flow_key *)key))
-    return 0; /* another CPU was faster */
-  if (there) {
-    flows.delete(&victim);
-    holds.delete(&victim);
-  }
+  flows.delete(&victim);
+  holds.delete(&victim);
+  unlock_flow(&victim);
   *ret = best.place;
-  return 1;
+  return flow_places.insert(&best, (struct flow_key *)key) == 0; /* else another CPU was faster */
 }
 
 /* A flow as new; in the place of the one that the same ends had before. 0: there is no room. */
@@ -117,7 +134,7 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
     __builtin_memset(&flow->stamp, 0, sizeof(flow->stamp));
     flow->flags = 0;
   } else {
-    if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, &place))
+    if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, now_ns, &place))
       return 0;
     if (flows.update((struct flow_key *)key, &empty->flow))
       return 0;

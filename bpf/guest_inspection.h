@@ -30,10 +30,7 @@ static __always_inline void note_passed(struct guest_flow *flow, const struct pa
                                         const struct segment *segment) {
   flow->used_ns = bpf_ktime_get_boot_ns();
   if (segment->flags & RST) {
-    if (!(flow->flags & FLOW_ANSWERED))
-      return;
-    flow->flags |= FLOW_RESET;
-    flow->stamp.state = STATE_DENIED;
+    flow->flags |= FLOW_RESET; /* and nothing else: the server may not take it */
     return;
   }
   flow->peer_acked = segment->ack;
@@ -134,7 +131,7 @@ static __always_inline int end_step(struct inspection *on, __u32 slot, enum next
   if (next == NEXT_INSPECT)
     guest_steps.call(skb, STEP_INSPECT);
   if (on->seen->is_locked)
-    inspections.delete(&on->seen->key);
+    unlock_flow(&on->seen->key);
   claims.delete(&slot);
   if (next == NEXT_PASS) {
     set_hops(skb);

@@ -48,13 +48,15 @@ int on_guest_anew(struct __sk_buff *skb) {
     read_reversed(skb, &packet, &out);
     key_of(workload, &out, &on->key);
     flow = flows.lookup(&on->key);
-    if (flow && !packet.reason)
+    if (flow && !packet.reason && lock_flow(&on->key)) { /* else on_guest_out is about it now */
       is_cut = is_revoked(flow, &out, on);
-    if (flow && is_cut) {
-      flow->stamp.state = STATE_DENIED;
-      flow->stamp.told |= TOLD_CUT;
-      flow->flags |= FLOW_RESET;
-      drop_hold(&on->key, flow);
+      if (is_cut) {
+        flow->stamp.state = STATE_DENIED;
+        flow->stamp.told |= TOLD_CUT;
+        flow->flags |= FLOW_RESET;
+        drop_hold(&on->key, flow);
+      }
+      unlock_flow(&on->key);
     }
   }
   claims.delete(&slot);

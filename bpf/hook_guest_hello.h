@@ -37,8 +37,6 @@ static __always_inline __u8 refuse_order(const struct guest_flow *flow, const st
 
 static __always_inline enum next judge_followed(struct inspection *on) {
   struct bench *seen = on->seen;
-  __u64 now_ns = 0;
-
   read_packet(on->skb, ETH_HLEN, &seen->packet);
   if (seen->packet.reason)
     return NEXT_DROP;
@@ -54,7 +52,7 @@ static __always_inline enum next judge_followed(struct inspection *on) {
   }
   if (on->flow->stamp.is_metered && is_beyond_bytes(on->flow, &seen->packet, seen->telling.bytes))
     return NEXT_DROP;
-  if (inspections.insert(&seen->key, &now_ns)) {
+  if (!lock_flow(&seen->key)) {
     hold_back(BUSY);
     return NEXT_DROP;
   }

@@ -38,7 +38,6 @@ static __always_inline void note_answer(struct guest_flow *flow, const struct pa
 /* What was inspected is the server's: no other copy of it can come to matter. */
 static __always_inline void note_acknowledged(const struct flow_key *key, struct guest_flow *flow, __u32 ack) {
   struct hold *hold;
-  __u64 now_ns = 0;
 
   if (!is_before(flow->acked, ack) || (is_before(flow->next, ack) && flow->stamp.state != STATE_SETTLING))
     return;
@@ -47,7 +46,7 @@ static __always_inline void note_acknowledged(const struct flow_key *key, struct
     return;
   if (flow->stamp.state != STATE_SETTLING && flow->stamp.state != STATE_WATCHED)
     return; /* a hello's first part: its name is read from all of it */
-  if (inspections.insert((struct flow_key *)key, &now_ns))
+  if (!lock_flow(key))
     return; /* a segment is being read: the next acknowledgement will do */
   if (!is_before(ack, flow->next)) {
     if (flow->stamp.state == STATE_SETTLING) {
@@ -61,7 +60,7 @@ static __always_inline void note_acknowledged(const struct flow_key *key, struct
       }
     }
   }
-  inspections.delete((struct flow_key *)key);
+  unlock_flow(key);
 }
 
 /* A packet to the guest, turned around: as if it left. */
@@ -103,6 +102,7 @@ int on_guest_in(struct __sk_buff *skb) {
   if (!flow)
     return TC_ACT_UNSPEC;
   read_segment(skb, &segment);
+  flow->used_ns = bpf_ktime_get_boot_ns();
   if (flow->flags & FLOW_STARTED && !(flow->flags & FLOW_ANSWERED)) {
     if ((segment.flags & (SYN | ACK)) == SYN)
       return hold_back(NO_FLOW); /* both ends begin: who is the client is then open to doubt */

@@ -153,7 +153,15 @@ int on_guest_unknown(struct __sk_buff *skb) {
     if (on->packet.flow.protocol == IPPROTO_TCP)
       read_segment(skb, &on->segment);
   }
-  next = judge_unknown(skb, guest, flow, on);
+  if (!flow || on->packet.flow.protocol != IPPROTO_TCP) {
+    next = judge_unknown(skb, guest, flow, on);
+  } else if (lock_flow(&on->key)) {
+    next = judge_unknown(skb, guest, flow, on);
+    unlock_flow(&on->key);
+  } else {
+    hold_back(BUSY);
+    next = NEXT_DROP;
+  }
   skb->cb[REASON] = on->judgement.reason;
   claims.delete(&slot);
   switch (next) {
