@@ -14,8 +14,8 @@
 #define FLOWS_MAX 2097152 /* of all: 256 guests that use all of theirs */
 #define GUEST_ASKED 4096  /* questions of one guest whose answers are awaited: beyond, the oldest get none */
 #define ASKED_MAX 1048576 /* of all */
-#define GUEST_HOLDS 512   /* hellos of one guest that a server has not acknowledged */
-#define HOLDS_MAX 4096    /* of all guests: 32 KiB of memory each while in use */
+#define GUEST_HOLDS 128   /* hellos of one guest that a server has not acknowledged; the next ones have to wait */
+#define HOLDS_MAX 8192    /* of all guests: 32 KiB of memory each, from when it is first needed */
 #define HOLD_SLACK 1024   /* never used: the verifier adds the longest piece to the highest place */
 #define LEARNT_V6_MAX 4
 
@@ -62,7 +62,7 @@ struct guest {
   __u32 learnt_v4;
   __u32 learnt_local; /* link-local addresses of IPv6 */
   __u32 flows;        /* how many places of flow_places were ever taken */
-  __u32 holds;        /* the same of hold_places, going round */
+  __u32 holds;        /* where to look next for a hold that nobody has */
   __u32 hand;         /* where to look next for a place that can be taken again */
   __u32 asked;        /* how many places of asked_places were taken, going round */
   __u32 pad;
@@ -107,17 +107,18 @@ struct guest_flow {
   __u32 walked;     /* where the next record begins that is still to be read */
   __u32 place;
   __u32 flags;
-  __u32 pad;
+  __u32 hold_place;
 };
 
-/* holds: the inspected bytes of a connection, until the server has acknowledged them. */
+/* holds: the inspected bytes of a connection, until the server has acknowledged them; the n-th of a guest. */
 struct hold {
+  __u64 used_ns;
   __u32 length;
-  __u32 place;
+  __u32 pad;
   __u8 bytes[HOLD_BYTES + HOLD_SLACK];
 };
 
-/* flow_places, hold_places: the n-th flow, the n-th hold of a guest, so that each has a bounded number. */
+/* flow_places, hold_places: whose a guest's n-th flow is, and its n-th hold. So each guest has a bounded number. */
 struct place_key {
   __u64 workload;
   __u32 place;

@@ -6,7 +6,7 @@
 #include "guest_flow.h"
 #include "guest_sum.h"
 
-enum { HOLD_TRIES = 16 };
+enum { HOLD_TRIES = 16, STUCK_NS = 1000000000 };
 enum { BLOCK = 32, PIECE = 1024, SUM_PIECE = 512 /* the longest that bpf_csum_diff took before Linux 6.12 */ };
 
 /* The payload into the scratch, with zeros behind it. */
@@ -89,47 +89,61 @@ static __always_inline void append(struct hold *hold, const struct scratch *scra
   }
 }
 
-/* Which place the next hold takes: one of the next few whose hold has gone, or else the first of them, whose hold goes
- * now; its flow, which knows that it had one, is cut when it next speaks. GUEST_HOLDS: there is none. */
-static __always_inline __u32 next_place(struct guest *guest, __u64 workload) {
-  struct place_key at = {.workload = workload};
+/* A place for another flow's bytes; GUEST_HOLDS: there is none now. Where all are taken, one whose flow has not moved
+ * for long goes; that flow, which knows that it had one, is cut when it next speaks. */
+static __always_inline __u32 claim_hold(struct guest *guest, const struct flow_key *key, __u64 now_ns) {
+  struct place_key at = {.workload = key->workload};
   __u32 i, first = guest->holds;
-  struct flow_key *there;
-  struct flow_key oldest;
+  struct flow_key *owner;
+  struct flow_key idle;
+  struct hold *hold;
 
   for (i = 0; i < HOLD_TRIES; i++) {
     at.place = (first + i) & (GUEST_HOLDS - 1);
-    there = hold_places.lookup(&at);
-    if (!there || !holds.lookup(there)) {
-      guest->holds = at.place + 1;
-      return at.place;
-    }
+    if (hold_places.insert(&at, (struct flow_key *)key))
+      continue;
+    guest->holds = at.place;
+    return at.place;
   }
   guest->holds = first + 1;
   at.place = first & (GUEST_HOLDS - 1);
-  there = hold_places.lookup(&at);
-  if (!there)
-    return at.place;
-  __builtin_memcpy(&oldest, there, sizeof(oldest));
-  if (!lock_flow(&oldest)) /* its bytes are being looked at */
+  hold = holds.lookup(&at);
+  owner = hold_places.lookup(&at);
+  if (!hold || !owner || now_ns - hold->used_ns < STUCK_NS)
     return GUEST_HOLDS;
-  holds.delete(&oldest);
-  unlock_flow(&oldest);
-  return at.place;
+  __builtin_memcpy(&idle, owner, sizeof(idle));
+  if (!lock_flow(&idle))
+    return GUEST_HOLDS;
+  hold_places.delete(&at);
+  unlock_flow(&idle);
+  return hold_places.insert(&at, (struct flow_key *)key) ? GUEST_HOLDS : at.place;
 }
 
-/* A flow's hold, made if it has none. 0: there is no room, or it was taken away. */
-static __always_inline struct hold *hold_of(struct guest *guest, const struct flow_key *key, struct guest_flow *flow) {
+/* A flow's hold, if it has one. */
+static __always_inline struct hold *hold_of(const struct flow_key *key, const struct guest_flow *flow) {
+  struct place_key at = {};
+
+  return is_held(key, flow, &at) ? holds.lookup(&at) : 0;
+}
+
+/* Has a flow that has no hold get one, if there is room. */
+static __always_inline void begin_hold(struct guest *guest, const struct flow_key *key, struct guest_flow *flow,
+                                       __u64 now_ns) {
   struct place_key at = {.workload = key->workload};
   struct blank *empty = blank();
+  struct hold *hold;
 
-  if (flow->flags & FLOW_HELD)
-    return holds.lookup((struct flow_key *)key);
-  at.place = next_place(guest, key->workload);
-  if (!empty || at.place >= GUEST_HOLDS || holds.update((struct flow_key *)key, &empty->hold) ||
-      hold_places.update(&at, (struct flow_key *)key))
-    return 0;
+  at.place = claim_hold(guest, key, now_ns);
+  if (!empty || at.place >= GUEST_HOLDS)
+    return;
+  hold = holds.lookup(&at);
+  if (hold) {
+    hold->length = 0;
+  } else if (holds.update(&at, &empty->hold)) {
+    hold_places.delete(&at);
+    return;
+  }
+  flow->hold_place = at.place;
   flow->flags |= FLOW_HELD;
   flow->base = flow->next;
-  return holds.lookup((struct flow_key *)key);
 }

@@ -37,9 +37,30 @@ static __always_inline struct blank *blank(void) {
   return blanks.lookup(&zero);
 }
 
+static __always_inline bool is_same_flow(const struct flow_key *a, const struct flow_key *b) {
+  return is_same_address(a->guest, b->guest) && is_same_address(a->peer, b->peer) && a->guest_port == b->guest_port &&
+         a->peer_port == b->peer_port && a->protocol == b->protocol;
+}
+
+/* Whether a flow has its hold still: it may have gone to another one. */
+static __always_inline bool is_held(const struct flow_key *key, const struct guest_flow *flow,
+                                    struct place_key *ret_place) {
+  struct flow_key *owner;
+
+  ret_place->workload = key->workload;
+  ret_place->place = flow->hold_place;
+  if (!(flow->flags & FLOW_HELD))
+    return 0;
+  owner = hold_places.lookup(ret_place);
+  return owner && is_same_flow(owner, key);
+}
+
 static __always_inline void drop_hold(const struct flow_key *key, struct guest_flow *flow) {
+  struct place_key at = {};
+
+  if (is_held(key, flow, &at))
+    hold_places.delete(&at);
   flow->flags &= ~FLOW_HELD;
-  holds.delete((struct flow_key *)key);
 }
 
 /* One program at a time: who inspects a flow's bytes, judges it anew, or makes room by ending it. */
@@ -92,6 +113,7 @@ static __always_inline bool take_old_place(struct guest *guest, const struct flo
   __u32 i, hand = guest->hand;
   __u64 oldest = NEVER, age;
   struct flow_key victim = {};
+  struct guest_flow *ended;
   struct flow_key *there;
 
   guest->hand = hand + PLACE_TRIES;
@@ -111,16 +133,20 @@ static __always_inline bool take_old_place(struct guest *guest, const struct flo
     __builtin_memcpy(&victim, there, sizeof(victim));
   if (!lock_flow(&victim))
     return 0;
+  ended = flows.lookup(&victim);
+  if (ended)
+    drop_hold(&victim, ended);
   flow_places.delete(&best);
   flows.delete(&victim);
-  holds.delete(&victim);
   unlock_flow(&victim);
   *ret = best.place;
   return flow_places.insert(&best, (struct flow_key *)key) == 0; /* else another CPU was faster */
 }
 
-/* A flow as new; in the place of the one that the same ends had before. 0: there is no room. */
-static __always_inline struct guest_flow *begin_flow(struct guest *guest, const struct flow_key *key, __u64 now_ns) {
+/* A flow as new; in the place of the one that the same ends had before. 0: there is no room, or memory is short for the
+ * moment. */
+static __always_inline struct guest_flow *begin_flow(struct guest *guest, const struct flow_key *key, __u64 now_ns,
+                                                     bool *ret_is_short) {
   struct guest_flow *flow = flows.lookup((struct flow_key *)key);
   struct blank *empty = blank();
   __u32 place = 0;
@@ -136,8 +162,7 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
   } else {
     if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, now_ns, &place))
       return 0;
-    if (flows.update((struct flow_key *)key, &empty->flow))
-      return 0;
+    *ret_is_short = flows.update((struct flow_key *)key, &empty->flow) != 0;
     flow = flows.lookup((struct flow_key *)key);
     if (!flow)
       return 0;

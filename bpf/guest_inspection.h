@@ -30,7 +30,8 @@ static __always_inline void note_passed(struct guest_flow *flow, const struct pa
                                         const struct segment *segment) {
   flow->used_ns = bpf_ktime_get_boot_ns();
   if (segment->flags & RST) {
-    flow->flags |= FLOW_RESET; /* and nothing else: the server may not take it */
+    if (segment->seq == flow->next)
+      flow->flags |= FLOW_RESET; /* and nothing else: the server may not take it */
     return;
   }
   flow->peer_acked = segment->ack;

@@ -18,11 +18,11 @@ BPF_TABLE_PINNED("hash", struct flow_key, struct guest_flow, flows, FLOWS_MAX, P
 BPF_TABLE_PINNED("hash", struct place_key, struct flow_key, flow_places, FLOWS_MAX, PIN_DIR "/flow_places",
                  NO_PREALLOC);
 /* Inspected bytes that a server has not acknowledged. */
-BPF_TABLE_PINNED("hash", struct flow_key, struct hold, holds, HOLDS_MAX, PIN_DIR "/holds", NO_PREALLOC);
-/* Which was a guest's n-th. */
-BPF_TABLE_PINNED("hash", struct place_key, struct flow_key, hold_places, HOLDS_MAX * 4, PIN_DIR "/hold_places",
+BPF_TABLE_PINNED("hash", struct place_key, struct hold, holds, HOLDS_MAX, PIN_DIR "/holds", NO_PREALLOC);
+/* Whose they are; an entry is a claim. */
+BPF_TABLE_PINNED("hash", struct place_key, struct flow_key, hold_places, HOLDS_MAX, PIN_DIR "/hold_places",
                  NO_PREALLOC);
-/* Connections whose bytes are being inspected on a CPU: an entry is a lock. */
+/* Connections that a program is about: an entry is a lock. */
 BPF_TABLE_PINNED("hash", struct flow_key, u64, inspections, HOLDS_MAX, PIN_DIR "/inspections", NO_PREALLOC);
 /* Whom a guest meant to ask. */
 BPF_TABLE_PINNED("hash", struct asked_key, struct asked, asked, ASKED_MAX, PIN_DIR "/asked", NO_PREALLOC);

@@ -11,6 +11,7 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
   volatile struct span *span = &on->seen->span;
   struct guest_flow *flow = on->flow;
   struct hold *hold;
+  __u64 now_ns;
 
   if (!is_before(flow->acked, seq + payload))
     return FATE_PASS; /* the server has all of it: it only says so again */
@@ -26,11 +27,15 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
     on->reason = BAD_CHECKSUM;
     return FATE_DROP;
   }
-  hold = hold_of(on->guest, &on->seen->key, flow);
+  now_ns = bpf_ktime_get_boot_ns();
+  if (!(flow->flags & FLOW_HELD))
+    begin_hold(on->guest, &on->seen->key, flow, now_ns);
+  hold = hold_of(&on->seen->key, flow);
   if (!hold) {
     on->reason = BUSY;
-    return FATE_DENY;
+    return flow->flags & FLOW_HELD ? FATE_DENY : FATE_DROP; /* it was taken away, or there is none yet */
   }
+  hold->used_ns = now_ns;
   span->held = hold->length;
   span->offset = seq - flow->base;
   if (span->offset > span->held || span->held > HOLD_BYTES) /* also what begins before the hold: it wraps around */

@@ -12,10 +12,10 @@ static __always_inline __u8 refuse_order(const struct guest_flow *flow, const st
 
   if (segment->flags & SYN)
     return OUT_OF_ORDER;
-  if (!(flow->flags & FLOW_ANSWERED)) /* a reset may be for what the server still knows of an older connection */
-    return segment->flags & RST && payload == 0 ? 0 : OUT_OF_ORDER;
-  if (segment->flags & RST)
-    return payload || segment->seq != next ? OUT_OF_ORDER : 0;
+  if (segment->flags & RST) /* it tells the server nothing, and may be for what that knows of an older connection */
+    return payload ? OUT_OF_ORDER : 0;
+  if (!(flow->flags & FLOW_ANSWERED))
+    return OUT_OF_ORDER;
   if (!(segment->flags & ACK) || is_before(segment->ack, flow->peer_acked) || is_before(flow->peer_next, segment->ack))
     return OUT_OF_ORDER;
   if (segment->is_odd)

@@ -35,30 +35,22 @@ static __always_inline void note_answer(struct guest_flow *flow, const struct pa
   flow->flags |= FLOW_ANSWERED;
 }
 
-/* What was inspected is the server's: no other copy of it can come to matter. */
+/* What was inspected is the server's: no other copy of it can come to matter. A hello's first part is still needed, as
+ * its name is read from all of it, and so is the beginning of a record's header. */
 static __always_inline void note_acknowledged(const struct flow_key *key, struct guest_flow *flow, __u32 ack) {
-  struct hold *hold;
-
   if (!is_before(flow->acked, ack) || (is_before(flow->next, ack) && flow->stamp.state != STATE_SETTLING))
     return;
   flow->acked = ack;
-  if (!(flow->flags & FLOW_HELD) || is_before(ack, flow->next))
+  if (!(flow->flags & FLOW_HELD) || is_before(ack, flow->next) || flow->stamp.state == STATE_HELLO)
     return;
-  if (flow->stamp.state != STATE_SETTLING && flow->stamp.state != STATE_WATCHED)
-    return; /* a hello's first part: its name is read from all of it */
   if (!lock_flow(key))
     return; /* a segment is being read: the next acknowledgement will do */
   if (!is_before(ack, flow->next)) {
-    if (flow->stamp.state == STATE_SETTLING) {
-      drop_hold(key, flow);
+    if (flow->stamp.state == STATE_SETTLING)
       flow->stamp.state = STATE_VERIFIED;
-    } else if (flow->stamp.state == STATE_WATCHED && !is_before(flow->walked, flow->next)) {
-      hold = holds.lookup((struct flow_key *)key);
-      if (hold) {
-        hold->length = 0;
-        flow->base = flow->next;
-      }
-    }
+    if (flow->stamp.state == STATE_VERIFIED ||
+        (flow->stamp.state == STATE_WATCHED && !is_before(flow->walked, flow->next)))
+      drop_hold(key, flow);
   }
   unlock_flow(key);
 }

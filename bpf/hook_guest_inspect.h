@@ -5,6 +5,15 @@
 
 #include "guest_inspection.h"
 
+/* A hello that has not come as a whole. Where it is cut, a second one has room once the server has read, the first none
+ * ever. */
+static __always_inline enum fate refuse_incomplete(struct inspection *on, bool is_first) {
+  if (!on->seen->is_cut)
+    return FATE_PASS;
+  on->reason = HELLO_TOO_LONG;
+  return is_first ? FATE_DENY : FATE_DROP;
+}
+
 /* The name in what is held, from a hello's first byte on, against the policy; and what stands behind it. */
 static __always_inline enum fate judge_held(struct inspection *on, const struct stream *all, __u32 at) {
   struct stream stream = {.held = all->held, .start = at, .length = all->length - at};
@@ -21,7 +30,7 @@ static __always_inline enum fate judge_held(struct inspection *on, const struct 
     read_hello(&stream, on->scratch);
     hello = on->scratch->reading;
     if (!hello.reason && !hello.is_complete)
-      return on->seen->is_cut ? FATE_DROP : FATE_PASS; /* well-formed so far: the server can read no name in it */
+      return refuse_incomplete(on, is_first); /* well-formed so far: the server can read no name in it */
     walk->at = at;
     walk->skip = 0;
     if (!hello.reason && must_hold_behind(0, all, walk, all->length, &hello))
@@ -117,8 +126,8 @@ int on_guest_inspect(struct __sk_buff *skb) {
 
   if (!resume_inspection(&on, slot))
     return TC_ACT_SHOT;
-  hold = holds.lookup(&on.seen->key);
-  if (on.flow && hold) {
+  hold = on.flow ? hold_of(&on.seen->key, on.flow) : 0;
+  if (hold) {
     fate = inspect_held(&on, hold, on.seen->length);
     if (fate == FATE_PASS) {
       hold->length = on.seen->length;

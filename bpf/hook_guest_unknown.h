@@ -79,6 +79,7 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
   struct telling *telling = &on->telling;
   const struct flow *out = &on->packet.flow;
   __u8 state = STATE_OPEN;
+  bool is_short = 0;
 
   telling->started_ns = bpf_ktime_get_boot_ns();
   find_standing(on->key.workload, telling->started_ns, standing);
@@ -100,7 +101,11 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
     }
   }
   if (judgement->outcome != DENY && !asking.is_open) {
-    flow = begin_flow(guest, &on->key, telling->started_ns);
+    flow = begin_flow(guest, &on->key, telling->started_ns, &is_short);
+    if (!flow && is_short) {
+      hold_back(BUSY); /* the kernel hands out memory in portions: the guest sends it again */
+      return NEXT_DROP;
+    }
     if (!flow)
       deny(judgement, TABLE_FULL);
   }
@@ -111,7 +116,7 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
       judgement->until_ns = NEVER;
       state = STATE_OPEN;
       if (!flow && !on->packet.reason)
-        flow = begin_flow(guest, &on->key, telling->started_ns);
+        flow = begin_flow(guest, &on->key, telling->started_ns, &is_short);
     }
   }
   count_packet_out(on->key.workload, telling->bytes);

@@ -34,7 +34,7 @@ from exeat.kernel.instance import Instance, remove_instance
 from exeat.model.networks import mapped
 
 _INDEXES = itertools.count(1000)
-HOLD_BYTES = 8 + 16384 + 1024  # struct hold, which the agent does not read
+HOLD_BYTES = 16 + 16384 + 1024  # struct hold, which the agent does not read
 LEARN = (IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8::/64"))
 
 
@@ -228,7 +228,7 @@ def test_a_guest_that_is_forgotten_leaves_nothing(instance: Instance, tables: Gu
     assert tables.known() == {other}
     assert interface(instance, index) is None
     assert {at for at, _ in owned(instance)} == {0, other}
-    assert (count(instance, "flows", FlowKey), count(instance, "holds", FlowKey)) == (3, 3)
+    assert (count(instance, "flows", FlowKey), count(instance, "holds", PlaceKey)) == (3, 3)
     assert count(instance, "flow_places", PlaceKey) == 3
     assert tables.learnt(index).addresses == ()
     tables.forget(other)
@@ -242,9 +242,10 @@ def add_flows(instance: Instance, index: int, many: int) -> None:
         flow = FlowKey(workload=INTERFACE_BIT | index, protocol=6)
         flow.guest_port[:] = number.to_bytes(2, "big")
         libbpf.update(instance.map("flows"), bytes(flow), bytes(ctypes.sizeof(GuestFlow)))
-        if number < 3:
-            libbpf.update(instance.map("holds"), bytes(flow), bytes(HOLD_BYTES))
         at = PlaceKey(workload=INTERFACE_BIT | index, place=number)
+        if number < 3:
+            libbpf.update(instance.map("holds"), bytes(at), bytes(HOLD_BYTES))
+            libbpf.update(instance.map("hold_places"), bytes(at), bytes(flow))
         libbpf.update(instance.map("flow_places"), bytes(at), bytes(flow))
 
 

@@ -8,7 +8,7 @@ INTERFACE_BIT = 1 << 62
 LEARNT_V6_MAX = 4
 OWNER_GUEST, OWNER_GATEWAY = 1, 2
 GUEST_FLOWS = 8192
-GUEST_HOLDS = 512
+GUEST_HOLDS = 128
 GUEST_ASKED = 4096
 
 
@@ -95,7 +95,7 @@ class GuestFlow(Structure):
         ("walked", c_uint32),
         ("place", c_uint32),
         ("flags", c_uint32),
-        ("pad", c_uint32),
+        ("hold_place", c_uint32),
     )
 
 

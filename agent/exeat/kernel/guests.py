@@ -43,8 +43,7 @@ class _Places:
     key_bytes: int
 
 
-_FLOWS = _Places("flow_places", ("flows", "holds"), ctypes.sizeof(FlowKey))
-_HOLDS = _Places("hold_places", ("holds",), ctypes.sizeof(FlowKey))
+_FLOWS = _Places("flow_places", ("flows",), ctypes.sizeof(FlowKey))
 _ASKED = _Places("asked_places", ("asked",), ctypes.sizeof(AskedKey))
 
 
@@ -108,10 +107,10 @@ class GuestTables:
         if guest:
             for places, count in (
                 (_FLOWS, min(guest.flows, GUEST_FLOWS)),
-                (_HOLDS, min(guest.holds, GUEST_HOLDS)),
                 (_ASKED, min(guest.asked, GUEST_ASKED)),
             ):
                 self._remove_places(index, places, count)
+            self._remove_holds(index)
             if guest.learnt_v4 or guest.learnt_v6 or guest.learnt_local:
                 for address in self._learnt_addresses(index):
                     self._remove_address(index, address, OWNER_GUEST)
@@ -210,6 +209,12 @@ class GuestTables:
     def _guest(self, index: int) -> Guest | None:
         raw = libbpf.lookup(self._instance.map("guests"), _key(index), ctypes.sizeof(Guest))
         return Guest.from_buffer_copy(raw) if raw else None
+
+    def _remove_holds(self, index: int) -> None:
+        for place in range(GUEST_HOLDS):
+            key = _PLACE.pack(INTERFACE_BIT | index, place)
+            libbpf.delete(self._instance.map("hold_places"), key)
+            libbpf.delete(self._instance.map("holds"), key)
 
     def _remove_places(self, index: int, places: _Places, count: int) -> None:
         if count == 0:
