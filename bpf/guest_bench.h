@@ -8,7 +8,16 @@
 enum { BENCH_AT = HELLO_MAX + HELLO_MAX / 2 }; /* in a scratch, behind all that a hello can take up */
 
 /* What becomes of a packet that was judged: where the program goes on, or that it passes or not. */
-enum next { NEXT_PASS = 0, NEXT_DROP = 1, NEXT_REFUSE = 2, NEXT_HELLO = 3, NEXT_BYTES = 4, NEXT_INSPECT = 5 };
+enum next {
+  NEXT_PASS = 0,
+  NEXT_DROP = 1,
+  NEXT_REFUSE = 2,
+  NEXT_HELLO = 3,
+  NEXT_BYTES = 4,
+  NEXT_WALK = 5,
+  NEXT_READ = 6,
+  NEXT_NAME = 7
+};
 
 /* Where a segment's bytes stand beside those that are held. Volatile, so that the verifier takes each value for any. */
 struct span {
@@ -26,6 +35,9 @@ struct bench {
   struct standing standing;
   struct judgement judgement;
   volatile struct span span;
+  struct hello hello;
+  __u32 at;       /* where in the hold the hello begins */
+  __u32 ahead;    /* where in the hold the first record begins that was not read */
   __u32 length;   /* of the hold, with the bytes that are to be inspected */
   bool is_locked; /* the flow, by this packet */
   bool is_cut;    /* the segment has more than the hold has room for: it passes if nothing there need be inspected */

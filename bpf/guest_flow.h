@@ -7,7 +7,16 @@
 
 enum { PLACE_TRIES = 8, IDLE_NS = 250000000 };
 /* Where on_guest_out goes on. Twin: kernel/programs.py */
-enum step { STEP_HELLO = 0, STEP_REFUSED = 1, STEP_UNKNOWN = 2, STEP_ANEW = 3, STEP_INSPECT = 4, STEP_BYTES = 5 };
+enum step {
+  STEP_HELLO = 0,
+  STEP_REFUSED = 1,
+  STEP_UNKNOWN = 2,
+  STEP_ANEW = 3,
+  STEP_BYTES = 4,
+  STEP_WALK = 5,
+  STEP_READ = 6,
+  STEP_NAME = 7
+};
 /* In the packet's control block, for the next step: why it is refused; which buffer is claimed. */
 enum { REASON = 0, SLOT = 1 };
 enum { TOLD_CUT = 32 }; /* both ends were told */

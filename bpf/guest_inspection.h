@@ -9,7 +9,7 @@
 enum { TOLD_HELD_BACK = 16 };
 
 /* What becomes of a segment. */
-enum fate { FATE_DROP = 0, FATE_PASS = 1, FATE_DENY = 2, FATE_INSPECT = 3 };
+enum fate { FATE_DROP = 0, FATE_PASS = 1, FATE_DENY = 2, FATE_WALK = 3, FATE_READ = 4, FATE_JUDGE = 5 };
 
 struct inspection {
   struct __sk_buff *skb;
@@ -97,8 +97,12 @@ static __always_inline enum next end_segment(struct inspection *on, enum fate fa
   case FATE_PASS:
     note_passed(on->flow, &on->seen->packet, &on->seen->segment);
     break;
-  case FATE_INSPECT:
-    return NEXT_INSPECT;
+  case FATE_WALK:
+    return NEXT_WALK;
+  case FATE_READ:
+    return NEXT_READ;
+  case FATE_JUDGE:
+    return NEXT_NAME;
   case FATE_DENY:
     if (!passes_denied(on))
       return NEXT_REFUSE;
@@ -109,6 +113,26 @@ static __always_inline enum next end_segment(struct inspection *on, enum fate fa
   }
   count_packet_out(on->seen->key.workload, on->seen->telling.bytes);
   return NEXT_PASS;
+}
+
+/* The same of a segment with new bytes: they are held from now on if it passes. */
+static __always_inline enum next end_inspection(struct inspection *on, struct hold *hold, enum fate fate) {
+  if (fate == FATE_PASS) {
+    hold->length = on->seen->length;
+    on->flow->next = on->flow->base + on->seen->length;
+  } else if (fate == FATE_DROP) {
+    on->reason = OUT_OF_ORDER;
+  }
+  return end_segment(on, fate);
+}
+
+static __always_inline void begin_walk(volatile struct walk *walk, const struct guest_flow *flow) {
+  walk->at = 0;
+  walk->skip = 0;
+  walk->reason = 0;
+  walk->is_settled = 0;
+  walk->after_ccs = flow->stamp.after_ccs;
+  walk->has_early_data = flow->stamp.has_early_data;
 }
 
 /* The buffer and the lock that an earlier step has taken. */
@@ -129,8 +153,12 @@ static __always_inline int end_step(struct inspection *on, __u32 slot, enum next
   skb->cb[SLOT] = slot;
   if (next == NEXT_BYTES)
     guest_steps.call(skb, STEP_BYTES);
-  if (next == NEXT_INSPECT)
-    guest_steps.call(skb, STEP_INSPECT);
+  if (next == NEXT_WALK)
+    guest_steps.call(skb, STEP_WALK);
+  if (next == NEXT_READ)
+    guest_steps.call(skb, STEP_READ);
+  if (next == NEXT_NAME)
+    guest_steps.call(skb, STEP_NAME);
   if (on->seen->is_locked)
     unlock_flow(&on->seen->key);
   claims.delete(&slot);

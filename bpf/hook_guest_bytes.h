@@ -62,7 +62,7 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
   append(hold, on->scratch, span->known, span->taken - span->known);
   on->seen->length = span->offset + span->taken;
   on->seen->is_cut = span->taken < payload;
-  return FATE_INSPECT;
+  return flow->stamp.state == STATE_HELLO ? FATE_READ : FATE_WALK;
 }
 
 int on_guest_bytes(struct __sk_buff *skb) {

@@ -7,6 +7,12 @@
 /* What the last label has turned out to be, read from its end: a server may take a number for an address. */
 enum last_label { HEX_DIGITS = 0, X_BEFORE_HEX = 1, ZERO_X_HEX = 2, NO_NUMBER = 3 };
 
+/* Without a branch, which the verifier would follow for each character: bit 31 is set where both differences are below
+ * zero. */
+static __always_inline __u8 lower(__u32 c) {
+  return c | ((('A' - 1 - c) & (c - 'Z' - 1)) >> 26 & 0x20);
+}
+
 static __always_inline void begin_label(volatile struct cursor *cursor) {
   cursor->label = 0;
   cursor->before = '.';
@@ -63,8 +69,7 @@ static __always_inline void read_name(struct scratch *scratch) {
     if (i >= length || ret->reason)
       break;
     c = u8_at(scratch, ret->name_at + length - 1 - i);
-    if (c >= 'A' && c <= 'Z')
-      c |= 0x20;
+    c = lower(c);
     scratch->name.key.reversed[i] = c;
     if (c == '.') {
       end_label(cursor, &ret->reason);

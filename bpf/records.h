@@ -20,10 +20,8 @@ struct stream {
 static __always_inline int read_stream(const struct stream *stream, __u32 at, void *ret, __u32 length) {
   if (stream->skb)
     return bpf_skb_load_bytes(stream->skb, at, ret, length);
-  if (stream->held) {
-    at += stream->start;
-    return at < HOLD_BYTES ? bpf_probe_read_kernel(ret, length, &stream->held[at]) : -1;
-  }
+  if (stream->held) /* the mask is for the verifier: nobody reads behind `length` */
+    return bpf_probe_read_kernel(ret, length, &stream->held[(stream->start + at) & (HOLD_BYTES - 1)]);
   return bpf_probe_read_kernel(ret, length, (void *)((__u64)stream->data + at));
 }
 

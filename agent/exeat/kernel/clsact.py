@@ -54,7 +54,7 @@ class ClsactFilters:
         """In front of all other filters of the first priority; in place of those of ours that are there."""
         mark = self._marks / f"{index}-{_MARK}"
         is_new = not mark.exists()
-        mark.mkdir(mode=0o700, exist_ok=True)
+        mark.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._conversation.order(_NEW_QDISC, CREATE | EXCLUSIVE, _qdisc(index))
             (self._marks / f"{index}-{_MADE}").mkdir(mode=0o700, exist_ok=True)

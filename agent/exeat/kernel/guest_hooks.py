@@ -38,7 +38,8 @@ class GuestHooks:
 
     def __init__(self, instance: Instance, *, uses_tcx: bool | None = None) -> None:
         self._instance = instance
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()  # an upgrade, and the first guest of an agent, may come at once
         self._uses_tcx = uses_tcx
         self._links = TcxLinks(instance)
         self._filters: ClsactFilters | None = None
@@ -64,24 +65,11 @@ class GuestHooks:
 
     def load(self) -> None:
         """Compiles and pins what is not there, or is another build: that is swapped everywhere, with no gap."""
-        if self.build == guest_build():
-            self.hold()
-            return
-        directory = self._instance.directory
-        for part in ("maps", "programs", "links/interfaces", _INCOMING):
-            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        remove_pins(directory / _INCOMING)
-        build = guest_build()
-        refused = compile_and_pin(directory / "maps", directory / _INCOMING, GUEST_PROGRAMS, guest_text())
-        if refused:
-            which = ", ".join(f"{name} ({why})" for name, why in refused.items())
-            raise KernelError(f"this kernel ({os.uname().release}) refused {which}: no guest can be judged on it")
-        with self._lock:
-            self._bring_in(directory / _INCOMING)
-            for mark in directory.glob(f"{_BUILD}*"):
-                mark.rmdir()
-            (directory / f"{_BUILD}{build}").mkdir(mode=0o700)
-            self.hold()
+        with self._loading:
+            if self.build == guest_build():
+                self.hold()
+            else:
+                self._load()
 
     def hold(self) -> None:
         """Opens everything of guests that is pinned, so that it outlives its pins as long as this process."""
@@ -117,6 +105,23 @@ class GuestHooks:
     def remnants(self) -> set[int]:
         """The interfaces of which something is left, attached or not: `detach` cleans up."""
         return self._links.indexes() if self.uses_tcx else self._clsact().indexes()
+
+    def _load(self) -> None:
+        directory = self._instance.directory
+        for part in ("maps", "programs", "links", _INCOMING):
+            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_pins(directory / _INCOMING)
+        build = guest_build()
+        refused = compile_and_pin(directory / "maps", directory / _INCOMING, GUEST_PROGRAMS, guest_text())
+        if refused:
+            which = ", ".join(f"{name} ({why})" for name, why in refused.items())
+            raise KernelError(f"this kernel ({os.uname().release}) refused {which}: no guest can be judged on it")
+        with self._lock:
+            self._bring_in(directory / _INCOMING)
+            for mark in directory.glob(f"{_BUILD}*"):
+                mark.rmdir()
+            (directory / f"{_BUILD}{build}").mkdir(mode=0o700)
+            self.hold()
 
     def _bring_in(self, incoming: Path) -> None:
         """The steps first: an old program may go on to a new one, but a new one never to none."""

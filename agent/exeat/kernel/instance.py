@@ -201,6 +201,7 @@ class Instance:
 
     def keep_link(self, name: str, fd: int, directory: Path) -> None:
         """Pins what is new; its file descriptor is held, and no more the caller's."""
+        (directory / "links" / name).parent.mkdir(mode=0o700, exist_ok=True)
         libbpf.pin(fd, str(directory / "links" / name))
         self._pins[f"links/{name}"] = fd
 

@@ -38,9 +38,11 @@ PROGRAMS: tuple[Program, ...] = (
 )
 # Of tap.c: guests behind an interface. What it is attached to stands in guest_sides.py.
 GUEST_PROGRAMS: tuple[Program, ...] = (
+    Program("on_guest_name", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
     Program("on_guest_bytes", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
     Program("on_guest_hello", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
-    Program("on_guest_inspect", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
+    Program("on_guest_read", 3, -1, "guests' connections under tls rules: none can be verified, all are denied"),
+    Program("on_guest_walk", 3, -1, "guests' connections under tls rules: none can go on"),
     Program("on_guest_refused", 3, -1, "guests' denials: they would time out instead of failing at once"),
     Program("on_guest_unknown", 3, -1, "guests: none of their connections can begin"),
     Program("on_guest_anew", 3, -1, "guests' open connections: they fall silent after a change of policy"),
@@ -49,7 +51,8 @@ GUEST_PROGRAMS: tuple[Program, ...] = (
 )
 # What the map guest_steps holds, in its order. Twin: enum step in bpf/guest_flow.h.
 GUEST_STEPS = (
-    "on_guest_hello", "on_guest_refused", "on_guest_unknown", "on_guest_anew", "on_guest_inspect", "on_guest_bytes",
+    "on_guest_hello", "on_guest_refused", "on_guest_unknown", "on_guest_anew", "on_guest_bytes", "on_guest_walk",
+    "on_guest_read", "on_guest_name",
 )  # fmt: skip
 MESSAGE_PROGRAM = "on_message"
 # What `exeat run` loads: what only tests ask keeps the verifier busy for a quarter of a second.
