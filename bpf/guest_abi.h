@@ -83,31 +83,40 @@ struct flow_key {
 };
 
 enum flow_flags {
-  FLOW_ANSWERED = 1, /* the server has taken the connection */
-  FLOW_STAMPED = 2,  /* both ends write TCP timestamps */
+  FLOW_STARTED = 1, /* the guest's SYN was seen: sequence numbers are followed */
+  FLOW_STAMPED = 2, /* it offers TCP timestamps, and the server has not refused them */
   FLOW_SENT_FIN = 4,
-  FLOW_GOT_FIN = 8,
-  FLOW_RESET = 16,   /* by one of the ends, or by us */
-  FLOW_HELD = 32,    /* has an entry in holds */
-  FLOW_STARTED = 64, /* the guest's SYN was seen: sequence numbers are followed */
+  FLOW_HELD = 8,   /* has a hold */
+  FLOW_RESET = 16, /* by the guest, or by us */
+  FLOW_SHUNS = 32, /* `shunned` is to be looked at */
 };
 
+enum peer_flags { PEER_FIN = 1, PEER_RESET = 2 };
+
+/* What the programs know of a flow. Of TCP: what on_guest_in writes, while another CPU may be about the guest's side,
+ * are words of their own, each of which says for which connection of these two ends it was written: by `first`, which
+ * is never used twice in a row. */
 struct guest_flow {
   struct stamp stamp;
   struct verified_name name;
   __u64 used_ns;
-  __u32 first;      /* sequence number of the guest's first byte */
-  __u32 next;       /* behind the last byte that passed */
-  __u32 acked;      /* by the server */
-  __u32 base;       /* of the first byte in the hold */
-  __u32 peer_first; /* the same of the server's bytes */
-  __u32 peer_next;
-  __u32 peer_acked; /* by the guest */
-  __u32 last_stamp; /* highest TSval of the guest */
-  __u32 walked;     /* where the next record begins that is still to be read */
+  __u64 answered;    /* first << 32 | sequence number of the server's first byte */
+  __u64 acked;       /* first << 32 | what the server has acknowledged */
+  __u64 peer_next;   /* first << 32 | behind the server's last byte */
+  __u64 peer_end;    /* first << 32 | peer_flags */
+  __u64 peer_fin_ns; /* when its FIN came */
+  __u32 first;       /* sequence number of the guest's first byte */
+  __u32 next;        /* behind the last byte that was inspected and passed */
+  __u32 sent;        /* behind the last one that passed */
+  __u32 base;        /* of the first byte in the hold */
+  __u32 walked;      /* where the next record begins that is still to be read */
+  __u32 peer_acked;  /* by the guest */
+  __u32 last_stamp;  /* highest TSval of the guest */
+  __u32 shunned;     /* first byte of the server in the connection before: its late answers begin no new one */
   __u32 place;
-  __u32 flags;
   __u32 hold_place;
+  __u32 flags;
+  __u32 pad;
 };
 
 /* holds: the inspected bytes of a connection, until the server has acknowledged them; the n-th of a guest. */

@@ -2,7 +2,7 @@
 /* Where a packet is laid out while it is judged: the stack has no room for it. */
 #pragma once
 
-#include "guest_segment.h"
+#include "guest_reply.h"
 #include "verify.h"
 
 enum { BENCH_AT = HELLO_MAX + HELLO_MAX / 2 }; /* in a scratch, behind all that a hello can take up */
@@ -50,4 +50,22 @@ static __always_inline struct bench *clear_bench(struct __sk_buff *skb, struct s
   on->telling.hook = HOOK_GUEST;
   on->telling.bytes = skb->len > ETH_HLEN ? skb->len - ETH_HLEN : 0;
   return on;
+}
+
+/* So that no segment dies before the server, having been read here. */
+static __always_inline void set_hops(struct __sk_buff *skb) {
+  __u8 hops = HOPS;
+  __be16 old, new;
+
+  if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+    bpf_skb_store_bytes(skb, ETH_HLEN + 7, &hops, 1, 0);
+    return;
+  }
+  if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &old, 2))
+    return;
+  new = bpf_htons(HOPS << 8 | (bpf_ntohs(old) & 0xff));
+  if (old == new)
+    return;
+  bpf_l3_csum_replace(skb, ETH_HLEN + 10, old, new, 2);
+  bpf_skb_store_bytes(skb, ETH_HLEN + 8, &hops, 1, 0);
 }

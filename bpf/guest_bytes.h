@@ -89,14 +89,25 @@ static __always_inline void append(struct hold *hold, const struct scratch *scra
   }
 }
 
-/* A place for another flow's bytes; GUEST_HOLDS: there is none now. Where all are taken, one whose flow has not moved
- * for long goes; that flow, which knows that it had one, is cut when it next speaks. */
+/* Whether a claimed place can be had: its flow has ended or has not moved for long. Then that flow, which knows that it
+ * had one, is cut when it next speaks. */
+static __always_inline bool is_abandoned(const struct place_key *at, __u64 now_ns) {
+  struct flow_key *owner = hold_places.lookup((struct place_key *)at);
+  struct hold *hold = holds.lookup((struct place_key *)at);
+  struct guest_flow *flow;
+
+  if (!owner || !hold)
+    return 0;
+  flow = flows.lookup(owner);
+  return !flow || has_ended(flow, now_ns) || now_ns - hold->used_ns > STUCK_NS;
+}
+
+/* A place for another flow's bytes; GUEST_HOLDS: there is none now. */
 static __always_inline __u32 claim_hold(struct guest *guest, const struct flow_key *key, __u64 now_ns) {
   struct place_key at = {.workload = key->workload};
   __u32 i, first = guest->holds;
   struct flow_key *owner;
   struct flow_key idle;
-  struct hold *hold;
 
   for (i = 0; i < HOLD_TRIES; i++) {
     at.place = (first + i) & (GUEST_HOLDS - 1);
@@ -105,11 +116,14 @@ static __always_inline __u32 claim_hold(struct guest *guest, const struct flow_k
     guest->holds = at.place;
     return at.place;
   }
-  guest->holds = first + 1;
-  at.place = first & (GUEST_HOLDS - 1);
-  hold = holds.lookup(&at);
+  guest->holds = first + HOLD_TRIES;
+  for (i = 0; i < HOLD_TRIES; i++) {
+    at.place = (first + i) & (GUEST_HOLDS - 1);
+    if (is_abandoned(&at, now_ns))
+      break;
+  }
   owner = hold_places.lookup(&at);
-  if (!hold || !owner || now_ns - hold->used_ns < STUCK_NS)
+  if (i == HOLD_TRIES || !owner)
     return GUEST_HOLDS;
   __builtin_memcpy(&idle, owner, sizeof(idle));
   if (!lock_flow(&idle))

@@ -5,7 +5,10 @@
 #include "guest_segment.h"
 #include "meter.h"
 
-enum { PLACE_TRIES = 8, IDLE_NS = 250000000 };
+enum { PLACE_TRIES = 8 };
+#define IDLE_NS 250000000ULL
+#define FOLLOWED_IDLE_NS 5000000000ULL
+#define HALF_CLOSED_NS 30000000000ULL
 /* Where on_guest_out goes on. Twin: kernel/programs.py */
 enum step {
   STEP_HELLO = 0,
@@ -83,18 +86,57 @@ static __always_inline void unlock_flow(const struct flow_key *key) {
   inspections.delete((struct flow_key *)key);
 }
 
-static __always_inline bool has_ended(const struct guest_flow *flow) {
-  return flow->flags & FLOW_RESET || (flow->flags & (FLOW_SENT_FIN | FLOW_GOT_FIN)) == (FLOW_SENT_FIN | FLOW_GOT_FIN);
+static __always_inline __u64 tagged(__u32 first, __u32 value) {
+  return (__u64)first << 32 | value;
+}
+
+/* What on_guest_in wrote of this very connection; else what holds at its beginning. */
+static __always_inline __u32 untagged(__u64 word, __u32 first, __u32 else_value) {
+  return word >> 32 == first ? (__u32)word : else_value;
+}
+
+/* No connection begins at 0: see refuse_first. */
+static __always_inline bool is_answered(const struct guest_flow *flow) {
+  return flow->first && flow->answered >> 32 == flow->first;
+}
+
+static __always_inline __u32 acked_of(const struct guest_flow *flow) {
+  return untagged(flow->acked, flow->first, flow->first);
+}
+
+static __always_inline __u32 peer_end_of(const struct guest_flow *flow) {
+  return untagged(flow->peer_end, flow->first, 0);
+}
+
+/* Whether the server may have closed its socket: what comes then could begin another connection there (SYN cookies), of
+ * which nothing was read. A FIN alone keeps it for tcp_fin_timeout, a minute; less, to be sure. */
+static __always_inline bool has_ended(const struct guest_flow *flow, __u64 now_ns) {
+  __u32 peer = peer_end_of(flow);
+
+  if (flow->flags & FLOW_RESET || peer & PEER_RESET)
+    return 1;
+  if (!(peer & PEER_FIN))
+    return 0;
+  if (now_ns - flow->peer_fin_ns > HALF_CLOSED_NS)
+    return 1;
+  return flow->flags & FLOW_SENT_FIN && !is_before(acked_of(flow), flow->sent);
+}
+
+/* Whether its segments must be looked at one by one. */
+static __always_inline bool is_followed(const struct guest_flow *flow) {
+  return flow->stamp.state == STATE_HELLO || flow->stamp.state == STATE_WATCHED ||
+         flow->stamp.state == STATE_SETTLING || flow->stamp.state == STATE_DENIED;
 }
 
 /* In which order flows go: none that may still be in the hands of a program on another CPU, which could write to it
- * while it is somebody else's already. NEVER: it stays. */
+ * while it is somebody else's already; nor one of which a server has read something and may not have forgotten it.
+ * NEVER: it stays. */
 static __always_inline __u64 age_of(const struct guest_flow *flow, __u64 now_ns) {
   if (!flow)
     return 0;
-  if (now_ns - flow->used_ns < IDLE_NS)
+  if (now_ns - flow->used_ns < (is_followed(flow) && is_answered(flow) ? FOLLOWED_IDLE_NS : IDLE_NS))
     return NEVER;
-  return has_ended(flow) ? 1 : flow->used_ns;
+  return has_ended(flow, now_ns) ? 1 : flow->used_ns;
 }
 
 /* Takes a place that was never taken; 0: there is none. An insertion is what only one CPU can do. */
@@ -166,8 +208,12 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
     if (flow->flags & FLOW_HELD)
       drop_hold(key, flow);
     place = flow->place;
+    if (is_answered(flow)) {
+      flow->shunned = flow->answered;
+      flow->flags = FLOW_SHUNS;
+    }
+    flow->flags &= FLOW_SHUNS;
     __builtin_memset(&flow->stamp, 0, sizeof(flow->stamp));
-    flow->flags = 0;
   } else {
     if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, now_ns, &place))
       return 0;
@@ -185,15 +231,39 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
 
 /* The guest's first segment: from here on its sequence numbers are followed, where a name is wanted. */
 static __always_inline void begin_following(struct guest_flow *flow, const struct segment *segment) {
-  flow->first = flow->next = flow->base = flow->acked = flow->walked = segment->seq + 1;
+  flow->first = flow->next = flow->base = flow->walked = flow->sent = segment->seq + 1;
+  flow->peer_acked = 0;
   flow->last_stamp = segment->stamped;
-  flow->flags = FLOW_STARTED | (segment->has_stamp ? FLOW_STAMPED : 0);
+  flow->flags |= FLOW_STARTED | (segment->has_stamp ? FLOW_STAMPED : 0);
 }
 
-/* Whether its segments must be looked at one by one. */
-static __always_inline bool is_followed(const struct guest_flow *flow) {
-  return flow->stamp.state == STATE_HELLO || flow->stamp.state == STATE_WATCHED ||
-         flow->stamp.state == STATE_SETTLING || flow->stamp.state == STATE_DENIED;
+/* A SYN of ends that are known. One of the same number is the same again, as long as it began nothing; another must
+ * begin behind all that was sent, as two kernels of good will do: older segments of the one before cannot be taken for
+ * its own. */
+static __always_inline bool is_again(const struct guest_flow *flow, const struct segment *segment) {
+  return flow->flags & FLOW_STARTED && flow->first == segment->seq + 1;
+}
+
+static __always_inline bool may_be_again(const struct guest_flow *flow) {
+  return flow->stamp.state == STATE_OPEN ||
+         (flow->stamp.state == STATE_HELLO && flow->next == flow->first && !(flow->flags & FLOW_RESET));
+}
+
+static __always_inline bool may_begin_anew(const struct guest_flow *flow, const struct segment *segment) {
+  return !(flow->flags & FLOW_STARTED) || flow->stamp.state == STATE_OPEN || is_before(flow->sent, segment->seq + 1);
+}
+
+/* What passed of a connection whose bytes are not inspected any more. */
+static __always_inline void note_sent(struct guest_flow *flow, const struct packet *packet,
+                                      const struct segment *segment) {
+  __u32 end = end_of(segment, packet);
+
+  if (segment->flags & FIN && !(flow->flags & FLOW_SENT_FIN))
+    flow->flags |= FLOW_SENT_FIN;
+  if (segment->flags & RST)
+    flow->flags |= FLOW_RESET;
+  if (is_before(flow->sent, end))
+    flow->sent = end;
 }
 
 /* A packet to a destination that is settled: only its bytes may be limited. */

@@ -88,9 +88,13 @@ static __always_inline bool note_asked(struct guest *guest, struct asked_key *ke
   }
   guest->asked++;
   before = asked_places.lookup(&at);
-  if (before)
+  if (before) {
     asked.delete(before);
-  return asked.update(key, &to) == 0 && asked_places.update(&at, key) == 0;
+    asked_places.delete(&at);
+  }
+  if (asked_places.insert(&at, key))
+    return 0; /* another CPU was faster */
+  return asked.update(key, &to) == 0;
 }
 
 /* Leads a question to the gate. Why not, if not; 0: it is on its way. */
@@ -120,6 +124,13 @@ static __always_inline __u8 refuse_question(struct __sk_buff *skb, struct guest 
     return HELPER_FAILED;
   bpf_skb_change_type(skb, 0 /* PACKET_HOST: the frame may have been for a router beyond the bridge */);
   return 0;
+}
+
+static __always_inline bool was_asked(__u64 workload, const struct flow *flow) {
+  struct asked_key key = {};
+
+  asked_key_of(workload, flow->source, flow->source_port, flow->protocol, &key);
+  return asked.lookup(&key) != 0;
 }
 
 /* An answer of the gate: it comes from whom the guest asked. `flow` runs to the gate, as the guest sees it. Returns

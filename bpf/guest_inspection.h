@@ -29,18 +29,16 @@ static __always_inline bool is_unstamped(const struct guest_flow *flow, const st
 static __always_inline void note_passed(struct guest_flow *flow, const struct packet *packet,
                                         const struct segment *segment) {
   flow->used_ns = bpf_ktime_get_boot_ns();
-  if (segment->flags & RST) {
-    if (segment->seq == flow->next)
-      flow->flags |= FLOW_RESET; /* and nothing else: the server may not take it */
+  if (!is_answered(flow))
+    return; /* a reset, of an older connection */
+  note_sent(flow, packet, segment);
+  if (segment->flags & RST)
     return;
-  }
   flow->peer_acked = segment->ack;
   if (segment->has_stamp)
     flow->last_stamp = segment->stamped;
   else if (is_unstamped(flow, packet, segment))
     flow->flags &= ~FLOW_STAMPED;
-  if (segment->flags & FIN)
-    flow->flags |= FLOW_SENT_FIN;
 }
 
 /* Tells a denial. Returns whether the segment passes in this mode. */
@@ -71,24 +69,6 @@ static __always_inline bool passes_dropped(struct inspection *on) {
   }
   on->flow->stamp.told |= TOLD_HELD_BACK;
   return tell_denied(on);
-}
-
-/* So that no segment dies before the server, having been read here. */
-static __always_inline void set_hops(struct __sk_buff *skb) {
-  __u8 hops = HOPS;
-  __be16 old, new;
-
-  if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-    bpf_skb_store_bytes(skb, ETH_HLEN + 7, &hops, 1, 0);
-    return;
-  }
-  if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &old, 2))
-    return;
-  new = bpf_htons(HOPS << 8 | (bpf_ntohs(old) & 0xff));
-  if (old == new)
-    return;
-  bpf_l3_csum_replace(skb, ETH_HLEN + 10, old, new, 2);
-  bpf_skb_store_bytes(skb, ETH_HLEN + 8, &hops, 1, 0);
 }
 
 /* What becomes of a segment of a flow whose lock is held. */

@@ -4,11 +4,15 @@
 #pragma once
 
 #include "guest_owner.h"
-#include "packet.h"
+#include "guest_segment.h"
 
 enum { ARP_LENGTH = 28, SHORTEST_FRAME = 60, DHCP_SERVER = 67, DHCP_CLIENT = 68, DHCPV6_SERVER = 547 };
+enum { DHCP_LONGEST = ETH_HLEN + 576 }; /* what every server must take: RFC 2131 2 */
 enum { ROUTER_SOLICITATION = 133, NEIGHBOUR_SOLICITATION = 135, NEIGHBOUR_ADVERTISEMENT = 136 };
 enum { OPTIONS_MAX = 24 }; /* behind a neighbour message: a link address and a nonce */
+enum { ECHO_REPLY = 0, UNREACHABLE = 3, ECHO = 8, TIME_EXCEEDED = 11, ECHO_V6 = 128, ECHO_REPLY_V6 = 129 };
+enum { HEADERS_LONGEST = 128 };
+enum { SOURCE_LINK = 1, TARGET_LINK = 2, NONCE = 14 };
 enum { NEXT_HEADER_AT = ETH_HLEN + 6, HOP_LIMIT_AT = ETH_HLEN + 7, ICMPV6_AT = ETH_HLEN + 40 };
 
 struct arp {
@@ -42,6 +46,8 @@ static __always_inline __u8 refuse_arp(struct __sk_buff *skb, const struct inter
 
   if (skb->len > SHORTEST_FRAME || bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
     return MALFORMED_PACKET;
+  if (skb->len > ETH_HLEN + ARP_LENGTH && bpf_skb_change_tail(skb, ETH_HLEN + ARP_LENGTH, 0))
+    return HELPER_FAILED; /* what the frame was filled up with goes */
   if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(ETH_P_IP) || arp.hardware_length != ETH_ALEN ||
       arp.protocol_length != 4 || (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
     return NEIGHBOUR;
@@ -59,7 +65,7 @@ static __always_inline __u8 refuse_arp(struct __sk_buff *skb, const struct inter
   if (!is_guests(skb->ifindex, interface, guest, sender))
     return SPOOFED;
   if (is_same_address(sender, target) || is_owned(skb->ifindex, target, OWNER_GATEWAY))
-    return skb->len > ETH_HLEN + ARP_LENGTH && bpf_skb_change_tail(skb, ETH_HLEN + ARP_LENGTH, 0) ? HELPER_FAILED : 0;
+    return 0;
   return NEIGHBOUR;
 }
 
@@ -73,31 +79,58 @@ static __always_inline bool is_among_neighbours(struct __sk_buff *skb, __u8 *ret
   return *ret_type >= 130 && *ret_type <= 161;
 }
 
+/* Options name the sender's link address, which must be the guest's own: else the host would send its packets to
+ * another, or to all. */
+static __always_inline __u8 refuse_options(struct __sk_buff *skb, const struct interface *interface,
+                                           struct guest *guest, __u32 at) {
+  __u32 i;
+
+  for (i = 0; i < OPTIONS_MAX / 8; i++) {
+    __u8 option[8];
+
+    if (at == skb->len)
+      return 0;
+    if (bpf_skb_load_bytes(skb, at, option, sizeof(option)) || option[1] != 1)
+      return NEIGHBOUR;
+    if (option[0] == SOURCE_LINK || option[0] == TARGET_LINK) {
+      if (!is_guests_mac(interface, guest, option + 2))
+        return SPOOFED;
+    } else if (option[0] != NONCE) {
+      return NEIGHBOUR;
+    }
+    at += 8;
+  }
+  return at == skb->len ? 0 : NEIGHBOUR;
+}
+
 static __always_inline __u8 refuse_neighbour(struct __sk_buff *skb, const struct interface *interface,
                                              struct guest *guest, const struct packet *packet, __u8 type) {
   __u32 index = skb->ifindex, fixed = type == ROUTER_SOLICITATION ? 8 : 24;
   bool is_unnamed = is_none(packet->flow.source);
+  __u8 hops, code, reason;
   __be32 target[4];
-  __u8 hops, code;
 
   if (bpf_skb_load_bytes(skb, HOP_LIMIT_AT, &hops, 1) || bpf_skb_load_bytes(skb, ICMPV6_AT + 1, &code, 1))
     return MALFORMED_PACKET;
-  if (hops != 255 || code != 0 || skb->len < ICMPV6_AT + fixed || skb->len > ICMPV6_AT + fixed + OPTIONS_MAX)
+  if (type != ROUTER_SOLICITATION && type != NEIGHBOUR_SOLICITATION && type != NEIGHBOUR_ADVERTISEMENT)
+    return NEIGHBOUR;
+  if (hops != 255 || code != 0 || skb->len < ICMPV6_AT + fixed)
     return NEIGHBOUR;
   if (!is_multicast(packet->flow.address) && !is_owned(index, packet->flow.address, OWNER_GATEWAY))
     return NEIGHBOUR;
   if (!is_unnamed && !is_guests(index, interface, guest, packet->flow.source))
     return SPOOFED;
-  if (type == ROUTER_SOLICITATION)
-    return 0;
-  if ((type != NEIGHBOUR_SOLICITATION && type != NEIGHBOUR_ADVERTISEMENT) ||
-      bpf_skb_load_bytes(skb, ICMPV6_AT + 8, target, sizeof(target)))
+  reason = refuse_options(skb, interface, guest, ICMPV6_AT + fixed);
+  if (reason || type == ROUTER_SOLICITATION)
+    return reason;
+  if (bpf_skb_load_bytes(skb, ICMPV6_AT + 8, target, sizeof(target)))
     return NEIGHBOUR;
-  if (type == NEIGHBOUR_SOLICITATION && is_owned(index, target, OWNER_GATEWAY))
+  if (type == NEIGHBOUR_ADVERTISEMENT)
+    return is_unnamed ? NEIGHBOUR : is_owned(index, target, OWNER_GUEST) ? 0 : SPOOFED;
+  if (is_owned(index, target, OWNER_GATEWAY) || is_owned(index, target, OWNER_GUEST))
     return 0;
-  if (is_unnamed && type == NEIGHBOUR_ADVERTISEMENT)
-    return NEIGHBOUR;
-  return is_guests(index, interface, guest, target) ? 0 : type == NEIGHBOUR_SOLICITATION ? NEIGHBOUR : SPOOFED;
+  /* Without a name of its own it asks whether one is free that it is about to take. */
+  return is_unnamed && is_guests(index, interface, guest, target) ? 0 : NEIGHBOUR;
 }
 
 /* A guest without an address, or with one that it holds, asks a DHCP server for one. */
@@ -109,12 +142,18 @@ static __always_inline bool is_dhcp_question(const struct flow *flow) {
   return flow->port == bpf_htons(DHCPV6_SERVER) && is_link_local(flow->source);
 }
 
+/* ff02::1:2, "all DHCP relay agents and servers" */
+static __always_inline bool is_all_dhcp(const __be32 *address) {
+  return address[0] == bpf_htonl(0xff020000) && address[1] == 0 && address[2] == 0 && address[3] == bpf_htonl(0x10002);
+}
+
 static __always_inline __u8 refuse_dhcp(struct __sk_buff *skb, const struct interface *interface, struct guest *guest,
                                         const struct flow *flow) {
-  bool is_to_all = is_multicast(flow->address) || (is_v4(flow->address) && flow->address[3] == 0xffffffff);
+  bool is_to_all = is_v4(flow->address) ? flow->address[3] == 0xffffffff : is_all_dhcp(flow->address);
   __u8 hardware[6], kind;
 
-  if (!interface->allows_dhcp || (!is_to_all && !is_owned(skb->ifindex, flow->address, OWNER_GATEWAY)))
+  if (!interface->allows_dhcp || skb->len > DHCP_LONGEST ||
+      (!is_to_all && !is_owned(skb->ifindex, flow->address, OWNER_GATEWAY)))
     return NEIGHBOUR;
   if (!is_v4(flow->address))
     return is_guests(skb->ifindex, interface, guest, flow->source) ? 0 : SPOOFED;
@@ -156,8 +195,48 @@ static __always_inline __u8 refuse_header(struct __sk_buff *skb) {
     return 0;
   if (bpf_skb_load_bytes(skb, ETH_HLEN, header, sizeof(header)))
     return MALFORMED_PACKET;
+  if ((bpf_ntohl(header[0]) >> 24 & 15) != 5)
+    return 0; /* with options: it is refused for those */
   sum = bpf_csum_diff(0, 0, header, sizeof(header), 0);
   sum = (sum & 0xffff) + (sum >> 16 & 0xffff);
   sum = (sum & 0xffff) + (sum >> 16);
   return sum == 0xffff ? 0 : BAD_CHECKSUM;
+}
+
+/* Of ICMP, what a rule can mean: ping, and the errors that make TCP and traceroute work. */
+static __always_inline bool is_ordinary_icmp(struct __sk_buff *skb) {
+  __u8 header[8], type;
+
+  if (bpf_skb_load_bytes(skb, transport_at(skb), header, sizeof(header)))
+    return 0;
+  type = header[0];
+  if (skb->protocol == bpf_htons(ETH_P_IPV6))
+    return type == ECHO_V6 || type == ECHO_REPLY_V6 || (type >= 1 && type <= 4);
+  return type == ECHO || type == ECHO_REPLY || type == UNREACHABLE || type == TIME_EXCEEDED;
+}
+
+/* What is read of headers is in the part of the packet that is the kernel's own: the rest may be memory to which the
+ * guest still writes. 0: it is. */
+static __always_inline __u8 refuse_headers_elsewhere(struct __sk_buff *skb) {
+  __u32 own = (__u64)skb->data_end - (__u64)skb->data, at, size;
+  __u8 byte;
+
+  if (own >= HEADERS_LONGEST || own >= skb->len)
+    return 0;
+  if (own > ETH_HLEN + 40 + 13 || (own > ETH_HLEN + 20 + 13 && skb->protocol == bpf_htons(ETH_P_IP))) {
+    bool is_ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
+
+    at = ETH_HLEN + (is_ipv4 ? 20 : 40);
+    size = 8;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + (is_ipv4 ? 9 : 6), &byte, 1))
+      return MALFORMED_PACKET;
+    if (byte == IPPROTO_TCP) {
+      if (bpf_skb_load_bytes(skb, at + 12, &byte, 1))
+        return MALFORMED_PACKET;
+      size = (byte >> 4) * 4;
+    }
+    if (own >= at + size)
+      return 0;
+  }
+  return bpf_skb_pull_data(skb, skb->len < HEADERS_LONGEST ? skb->len : HEADERS_LONGEST) ? HELPER_FAILED : 0;
 }

@@ -56,10 +56,24 @@ static __always_inline bool take(__u32 index, const __be32 *address, __u32 scope
   return addresses.insert(&key, &owner) == 0;
 }
 
+static __always_inline bool take_for_guest(__u32 index, const __be32 *address, __u32 *learnt, __u32 most) {
+  if (*learnt >= most)
+    return 0;
+  if (!is_link_local(address) && !take(index, address, 0))
+    return 0; /* another guest's */
+  if (!take(index, address, index))
+    return 0;
+  *learnt += 1;
+  return 1;
+}
+
 /* The guest's own, or one that it may take now because nobody has it: then it is fixed. */
 static __always_inline bool is_guests(__u32 index, const struct interface *interface, struct guest *guest,
                                       const __be32 *address) {
+  struct flow_key lock = {.workload = INTERFACE_BIT | index}; /* no flow's: for what the guest learns */
   __u32 *learnt, most = 1;
+  __u64 taken = 1;
+  bool is_taken;
 
   if (is_owned(index, address, OWNER_GUEST))
     return 1;
@@ -75,14 +89,11 @@ static __always_inline bool is_guests(__u32 index, const struct interface *inter
     if (!is_within(interface->learn_v6, interface->learn_v6_bits, address))
       return 0;
   }
-  if (*learnt >= most || is_owned(index, address, OWNER_GATEWAY))
+  if (is_owned(index, address, OWNER_GATEWAY) || inspections.insert(&lock, &taken))
     return 0;
-  if (!is_link_local(address) && !take(index, address, 0))
-    return 0; /* another guest's */
-  if (!take(index, address, index))
-    return 0;
-  __sync_fetch_and_add(learnt, 1);
-  return 1;
+  is_taken = take_for_guest(index, address, learnt, most);
+  inspections.delete(&lock);
+  return is_taken;
 }
 
 static __always_inline bool is_same_mac(const __u8 *a, const __u8 *b) {

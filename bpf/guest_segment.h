@@ -79,7 +79,7 @@ static __always_inline __u32 end_of(const struct segment *segment, const struct 
 }
 
 static __always_inline bool is_first_segment(const struct segment *segment) {
-  return (segment->flags & (SYN | ACK | RST | FIN)) == SYN;
+  return (segment->flags & (SYN | ACK)) == SYN;
 }
 
 static __always_inline bool is_before(__u32 a, __u32 b) {

@@ -51,8 +51,11 @@ int on_guest_anew(struct __sk_buff *skb) {
     if (flow && !packet.reason && lock_flow(&on->key)) { /* else on_guest_out is about it now */
       is_cut = is_revoked(flow, &out, on);
       if (is_cut) {
+        read_segment(skb, &segment);
         flow->stamp.state = STATE_DENIED;
         flow->stamp.told |= TOLD_CUT;
+        flow->next = segment.ack; /* on_guest_out lets our own reset pass, and no other */
+        flow->peer_next = tagged(flow->first, end_of(&segment, &packet));
         flow->flags |= FLOW_RESET;
         drop_hold(&on->key, flow);
       }
@@ -62,6 +65,5 @@ int on_guest_anew(struct __sk_buff *skb) {
   claims.delete(&slot);
   if (!is_cut)
     return TC_ACT_UNSPEC;
-  read_segment(skb, &segment);
   return cut_both_ways(skb, &packet, &segment, segment.seq, segment.ack, REPLY_TO_HOST);
 }

@@ -13,7 +13,7 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
   struct hold *hold;
   __u64 now_ns;
 
-  if (!is_before(flow->acked, seq + payload))
+  if (!is_before(acked_of(flow), seq + payload))
     return FATE_PASS; /* the server has all of it: it only says so again */
   on->reason = OUT_OF_ORDER;
   if (flow->stamp.state == STATE_SETTLING && !is_before(seq, flow->next))

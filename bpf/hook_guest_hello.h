@@ -7,16 +7,22 @@
 
 /* Why a segment of a connection is none that the server takes next; 0: it may be. */
 static __always_inline __u8 refuse_order(const struct guest_flow *flow, const struct packet *packet,
-                                         const struct segment *segment) {
-  __u32 payload = packet->flow.payload, next = flow->next;
+                                         const struct segment *segment, __u64 now_ns) {
+  __u32 payload = packet->flow.payload, next = flow->next, peer_first = flow->answered;
+  __u32 acked = flow->peer_acked ?: peer_first;
 
   if (segment->flags & SYN)
     return OUT_OF_ORDER;
-  if (segment->flags & RST) /* it tells the server nothing, and may be for what that knows of an older connection */
-    return payload ? OUT_OF_ORDER : 0;
-  if (!(flow->flags & FLOW_ANSWERED))
-    return OUT_OF_ORDER;
-  if (!(segment->flags & ACK) || is_before(segment->ack, flow->peer_acked) || is_before(flow->peer_next, segment->ack))
+  if (!is_answered(flow)) /* a reset tells the server nothing, and may be for what that knows of an older connection */
+    return segment->flags & RST && payload == 0 ? 0 : OUT_OF_ORDER;
+  if (payload && has_ended(flow, now_ns))
+    return NO_FLOW;
+  if (flow->flags & FLOW_SENT_FIN && payload == 0)
+    next++;
+  if (segment->flags & RST)
+    return payload || (segment->seq != next && flow->stamp.state != STATE_SETTLING) ? OUT_OF_ORDER : 0;
+  if (!(segment->flags & ACK) || is_before(segment->ack, acked) ||
+      is_before(untagged(flow->peer_next, flow->first, peer_first), segment->ack))
     return OUT_OF_ORDER;
   if (segment->is_odd)
     return TCP_OPTION;
@@ -28,21 +34,30 @@ static __always_inline __u8 refuse_order(const struct guest_flow *flow, const st
     return URGENT_DATA;
   if (flow->stamp.state == STATE_SETTLING)
     return 0;
-  if (segment->flags & FIN && (payload || segment->seq != next))
+  if (segment->flags & FIN && (payload || segment->seq != flow->next))
     return OUT_OF_ORDER;
-  if (flow->flags & FLOW_SENT_FIN && payload == 0)
-    next++;
   return is_before(next, segment->seq) ? OUT_OF_ORDER : 0;
+}
+
+/* A reset that the server would not take ends nothing. */
+static __always_inline bool is_idle_reset(struct inspection *on) {
+  return on->seen->segment.flags & RST && !is_sum_right(on->skb, &on->seen->packet, &on->seen->segment, on->scratch);
 }
 
 static __always_inline enum next judge_followed(struct inspection *on) {
   struct bench *seen = on->seen;
+
   read_packet(on->skb, ETH_HLEN, &seen->packet);
   if (seen->packet.reason)
     return NEXT_DROP;
   read_segment(on->skb, &seen->segment);
   read_options(on->skb, &seen->segment);
   key_of(INTERFACE_BIT | on->skb->ifindex, &seen->packet.flow, &seen->key);
+  if (!lock_flow(&seen->key)) {
+    hold_back(BUSY);
+    return NEXT_DROP;
+  }
+  seen->is_locked = 1;
   on->flow = flows.lookup(&seen->key);
   if (!on->flow)
     return NEXT_DROP;
@@ -52,12 +67,9 @@ static __always_inline enum next judge_followed(struct inspection *on) {
   }
   if (on->flow->stamp.is_metered && is_beyond_bytes(on->flow, &seen->packet, seen->telling.bytes))
     return NEXT_DROP;
-  if (!lock_flow(&seen->key)) {
-    hold_back(BUSY);
-    return NEXT_DROP;
-  }
-  seen->is_locked = 1;
-  on->reason = refuse_order(on->flow, &seen->packet, &seen->segment);
+  on->reason = refuse_order(on->flow, &seen->packet, &seen->segment, bpf_ktime_get_boot_ns());
+  if (!on->reason && is_idle_reset(on))
+    on->reason = BAD_CHECKSUM;
   if (!on->reason && seen->packet.flow.payload)
     return NEXT_BYTES; /* they are looked at under this lock */
   return end_segment(on, on->reason ? FATE_DROP : FATE_PASS);

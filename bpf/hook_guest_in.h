@@ -24,28 +24,29 @@ static __always_inline void learn_lease(struct __sk_buff *skb, const struct inte
   is_guests(skb->ifindex, interface, guest, address);
 }
 
-/* The server has taken the guest's first segment: only now can it take more. */
-static __always_inline void note_answer(struct guest_flow *flow, const struct packet *packet,
+/* The server has taken the guest's first segment: only now can it take more. 0: it is the answer to an older one. */
+static __always_inline bool note_answer(struct guest_flow *flow, const struct packet *packet,
                                         const struct segment *segment) {
-  if (flow->flags & FLOW_ANSWERED || segment->ack != flow->first)
-    return;
-  flow->peer_first = flow->peer_acked = segment->seq + 1;
-  flow->peer_next = end_of(segment, packet);
-  flow->acked = segment->ack;
-  flow->flags |= FLOW_ANSWERED;
+  __u32 first = flow->first;
+
+  if (flow->flags & FLOW_SHUNS && flow->shunned == segment->seq + 1)
+    return 0;
+  if (segment->ack != first || is_answered(flow))
+    return 1;
+  flow->peer_next = tagged(first, end_of(segment, packet));
+  flow->acked = tagged(first, segment->ack);
+  flow->answered = tagged(first, segment->seq + 1);
+  return 1;
 }
 
 /* What was inspected is the server's: no other copy of it can come to matter. A hello's first part is still needed, as
  * its name is read from all of it, and so is the beginning of a record's header. */
-static __always_inline void note_acknowledged(const struct flow_key *key, struct guest_flow *flow, __u32 ack) {
-  if (!is_before(flow->acked, ack) || (is_before(flow->next, ack) && flow->stamp.state != STATE_SETTLING))
-    return;
-  flow->acked = ack;
+static __always_inline void release_acknowledged(const struct flow_key *key, struct guest_flow *flow, __u32 ack) {
   if (!(flow->flags & FLOW_HELD) || is_before(ack, flow->next) || flow->stamp.state == STATE_HELLO)
     return;
   if (!lock_flow(key))
     return; /* a segment is being read: the next acknowledgement will do */
-  if (!is_before(ack, flow->next)) {
+  if (flow->flags & FLOW_HELD && !is_before(acked_of(flow), flow->next)) {
     if (flow->stamp.state == STATE_SETTLING)
       flow->stamp.state = STATE_VERIFIED;
     if (flow->stamp.state == STATE_VERIFIED ||
@@ -53,6 +54,34 @@ static __always_inline void note_acknowledged(const struct flow_key *key, struct
       drop_hold(key, flow);
   }
   unlock_flow(key);
+}
+
+enum { NEAR = 1 << 20 }; /* a reset whose number is so far from what the server last said is none of its own */
+
+/* What the server says of its side. */
+static __always_inline void note_peer(const struct flow_key *key, struct guest_flow *flow, const struct packet *packet,
+                                      const struct segment *segment) {
+  __u32 first = flow->first, end = end_of(segment, packet), next = untagged(flow->peer_next, first, end);
+  __u32 told = peer_end_of(flow);
+
+  if (!is_answered(flow))
+    return;
+  if (segment->flags & RST) {
+    if (segment->seq - next + NEAR < 2 * NEAR)
+      flow->peer_end = tagged(first, told | PEER_RESET);
+    return;
+  }
+  if (is_before(next, end))
+    flow->peer_next = tagged(first, end);
+  if (segment->flags & FIN && !(told & PEER_FIN)) {
+    flow->peer_fin_ns = bpf_ktime_get_boot_ns();
+    flow->peer_end = tagged(first, told | PEER_FIN);
+  }
+  if (!(segment->flags & ACK) || is_before(flow->sent, segment->ack))
+    return;
+  if (is_before(acked_of(flow), segment->ack))
+    flow->acked = tagged(first, segment->ack);
+  release_acknowledged(key, flow, segment->ack);
 }
 
 /* A packet to the guest, turned around: as if it left. */
@@ -83,8 +112,10 @@ int on_guest_in(struct __sk_buff *skb) {
   read_reversed(skb, &packet, &out);
   if (packet.reason)
     return TC_ACT_UNSPEC;
-  if (is_from_gate(workload, interface, &out))
-    return restore_asked(skb, workload, &out) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+  if (out.protocol == IPPROTO_TCP)
+    read_segment(skb, &segment);
+  if (is_from_gate(workload, interface, &out) && !(segment.flags & RST && !was_asked(workload, &out)))
+    return restore_asked(skb, workload, &out) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* a reset may be our own refusal */
   if (out.protocol == IPPROTO_UDP && out.port == bpf_htons(DHCP_SERVER) && is_v4(out.address))
     learn_lease(skb, interface, guest);
   if (out.protocol != IPPROTO_TCP)
@@ -93,25 +124,17 @@ int on_guest_in(struct __sk_buff *skb) {
   flow = flows.lookup(&key);
   if (!flow)
     return TC_ACT_UNSPEC;
-  read_segment(skb, &segment);
   flow->used_ns = bpf_ktime_get_boot_ns();
-  if (flow->flags & FLOW_STARTED && !(flow->flags & FLOW_ANSWERED)) {
+  if (flow->flags & FLOW_STARTED && !is_answered(flow)) {
     if ((segment.flags & (SYN | ACK)) == SYN)
       return hold_back(NO_FLOW); /* both ends begin: who is the client is then open to doubt */
-    if ((segment.flags & (SYN | ACK)) == (SYN | ACK))
-      note_answer(flow, &packet, &segment);
+    if ((segment.flags & (SYN | ACK)) == (SYN | ACK) && !note_answer(flow, &packet, &segment))
+      return hold_back(NO_FLOW);
   }
-  flow->flags |= (segment.flags & FIN ? FLOW_GOT_FIN : 0) | (segment.flags & RST ? FLOW_RESET : 0);
+  if (flow->flags & FLOW_STARTED)
+    note_peer(&key, flow, &packet, &segment);
   if (flow->stamp.state == STATE_DENIED || segment.flags & RST)
     return TC_ACT_UNSPEC;
-  if (is_followed(flow)) {
-    __u32 end = end_of(&segment, &packet);
-
-    if (flow->flags & FLOW_ANSWERED && is_before(flow->peer_next, end))
-      flow->peer_next = end;
-    if (segment.flags & ACK)
-      note_acknowledged(&key, flow, segment.ack);
-  }
   if (bound && !is_settled(&flow->stamp, bound->generation, &out)) {
     guest_steps.call(skb, STEP_ANEW);
     return hold_back(HELPER_FAILED);

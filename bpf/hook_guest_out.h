@@ -16,6 +16,9 @@ static __always_inline enum frame look_at_frame(struct __sk_buff *skb, const str
   bool is_to_many;
   __u8 type = 0;
 
+  ret->reason = refuse_headers_elsewhere(skb);
+  if (ret->reason)
+    return FRAME_REFUSED;
   ret->reason = LINK_PROTOCOL;
   if (skb->vlan_present || bpf_skb_load_bytes(skb, 0, &link, sizeof(link)) || link.h_proto != skb->protocol)
     return FRAME_REFUSED;
@@ -45,6 +48,10 @@ static __always_inline enum frame look_at_frame(struct __sk_buff *skb, const str
     return FRAME_REFUSED;
   }
   is_to_many = is_multicast(ret->flow.address) || (is_v4(ret->flow.address) && ret->flow.address[3] == 0xffffffff);
+  if (ret->flow.protocol == IPPROTO_ICMP && skb->len < transport_at(skb) + 8) {
+    ret->reason = MALFORMED_PACKET;
+    return FRAME_REFUSED;
+  }
   ret->reason = NEIGHBOUR;
   if (link.h_dest[0] & 1 ? !is_to_many : !is_gateways_mac(interface, link.h_dest))
     return FRAME_REFUSED;
@@ -69,6 +76,30 @@ static __always_inline bool is_chatter(const struct packet *packet) {
   return (packet->flow.address[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0xff020000);
 }
 
+/* Ours, sent back to the server: see on_guest_anew. Any other tells the server something. */
+static __always_inline bool is_own_reset(const struct guest_flow *flow, const struct packet *packet,
+                                         const struct segment *segment) {
+  return segment->flags == (RST | ACK) && segment->size == 20 && packet->flow.payload == 0 &&
+         segment->seq == flow->next && segment->ack == untagged(flow->peer_next, flow->first, ~segment->ack);
+}
+
+/* What is settled passes, if its bytes are within their limit and its connection is still there. */
+static __always_inline int pass_settled(struct guest_flow *flow, const struct packet *packet,
+                                        const struct segment *segment, __u32 bytes) {
+  __u64 now_ns = bpf_ktime_get_boot_ns();
+
+  if (packet->flow.protocol == IPPROTO_TCP) {
+    if (flow->stamp.state == STATE_VERIFIED && packet->flow.payload && has_ended(flow, now_ns))
+      return hold_back(NO_FLOW);
+    note_sent(flow, packet, segment);
+  }
+  flow->used_ns = now_ns;
+  if (flow->stamp.is_metered && is_beyond_bytes(flow, packet, bytes))
+    return TC_ACT_SHOT;
+  count_packet_out(flow->stamp.workload, bytes);
+  return TC_ACT_UNSPEC;
+}
+
 int on_guest_out(struct __sk_buff *skb) {
   __u32 bytes = skb->len > ETH_HLEN ? skb->len - ETH_HLEN : 0;
   __u64 workload = INTERFACE_BIT | skb->ifindex;
@@ -79,7 +110,7 @@ int on_guest_out(struct __sk_buff *skb) {
   struct packet packet = {};
   struct flow_key key = {};
   struct workload *bound;
-  bool is_first;
+  bool is_first = 0;
 
   if (!interface || !guest) {
     count_verdict(workload, ERROR, STAMP_MISSING);
@@ -87,6 +118,7 @@ int on_guest_out(struct __sk_buff *skb) {
   }
   switch (look_at_frame(skb, interface, guest, &packet)) {
   case FRAME_PASSES:
+    count_packet_out(workload, bytes);
     return TC_ACT_UNSPEC;
   case FRAME_REFUSED:
     if (is_chatter(&packet))
@@ -96,10 +128,15 @@ int on_guest_out(struct __sk_buff *skb) {
     break;
   }
   key_of(workload, &packet.flow, &key);
+  if (!packet.reason && packet.flow.protocol == IPPROTO_TCP) {
+    read_segment(skb, &segment);
+    is_first = is_first_segment(&segment);
+    if (segment.flags & SYN && segment.flags & (FIN | RST))
+      packet.reason = MALFORMED_PACKET; /* some servers take it for a beginning, others for an end */
+    if (is_first && segment.seq + 1 == 0)
+      return hold_back(OUT_OF_ORDER); /* see is_answered */
+  }
   if (!packet.reason) {
-    if (packet.flow.protocol == IPPROTO_TCP)
-      read_segment(skb, &segment);
-    is_first = packet.flow.protocol == IPPROTO_TCP && is_first_segment(&segment);
     if (is_guest_question(&packet.flow)) {
       packet.reason =
           refuse_question(skb, guest, interface, &packet.flow, is_first || packet.flow.protocol == IPPROTO_UDP);
@@ -109,31 +146,21 @@ int on_guest_out(struct __sk_buff *skb) {
       }
     } else if (is_gates_address(interface, packet.flow.address)) {
       packet.reason = GATE_NOT_OWN;
-    } else {
+    } else if (!is_first && (packet.flow.protocol != IPPROTO_ICMP || is_ordinary_icmp(skb))) {
       flow = flows.lookup(&key);
     }
-    bound = workloads.lookup(&workload);
-    if (flow && flow->stamp.state == STATE_DENIED && segment.flags & RST && packet.flow.payload == 0)
-      return TC_ACT_UNSPEC;
-    if (flow && bound && is_settled(&flow->stamp, bound->generation, &packet.flow) &&
-        (!is_first || (flow->flags & (FLOW_STARTED | FLOW_ANSWERED | FLOW_RESET)) == FLOW_STARTED)) {
-      bool is_again = is_first && flow->first == segment.seq + 1 && packet.flow.payload == 0;
-
-      if (!is_first && (is_followed(flow) || flow->flags & FLOW_HELD)) {
-        guest_steps.call(skb, STEP_HELLO);
-        return hold_back(HELPER_FAILED);
-      }
-      if (is_again || (!is_first && !(flow->stamp.state == STATE_VERIFIED && packet.is_urgent))) {
-        flow->used_ns = bpf_ktime_get_boot_ns();
-        flow->flags |= (segment.flags & FIN ? FLOW_SENT_FIN : 0) | (segment.flags & RST ? FLOW_RESET : 0);
-        if (flow->stamp.is_metered && is_beyond_bytes(flow, &packet, bytes))
-          return TC_ACT_SHOT;
-        count_packet_out(workload, bytes);
-        return TC_ACT_UNSPEC;
-      }
-      if (!is_first)
-        packet.reason = URGENT_DATA;
+  }
+  bound = workloads.lookup(&workload);
+  if (flow && flow->stamp.state == STATE_DENIED && is_own_reset(flow, &packet, &segment))
+    return TC_ACT_UNSPEC;
+  if (flow && bound && is_settled(&flow->stamp, bound->generation, &packet.flow)) {
+    if (is_followed(flow) || flow->flags & FLOW_HELD) {
+      guest_steps.call(skb, STEP_HELLO);
+      return hold_back(HELPER_FAILED);
     }
+    if (flow->stamp.state != STATE_VERIFIED || !packet.is_urgent)
+      return pass_settled(flow, &packet, &segment, bytes);
+    packet.reason = URGENT_DATA;
   }
   skb->cb[REASON] = packet.reason;
   guest_steps.call(skb, STEP_UNKNOWN);

@@ -23,11 +23,12 @@ int on_guest_refused(struct __sk_buff *skb) {
   read_segment(skb, &segment);
   key_of(workload, &packet.flow, &key);
   flow = flows.lookup(&key);
-  if (!flow && skb->cb[REASON] == NO_FLOW && segment.flags & ACK)
+  if (!flow && skb->cb[REASON] == NO_FLOW && segment.flags & ACK && packet.flow.port != bpf_htons(53))
     return cut_both_ways(skb, &packet, &segment, segment.seq, segment.ack, REPLY_TO_INTERFACE);
   if (!flow || flow->stamp.state != STATE_DENIED || is_first_segment(&segment) || flow->stamp.told & TOLD_CUT)
     return refuse_segment_to_sender(skb, &packet, &segment, REPLY_TO_INTERFACE);
   flow->stamp.told |= TOLD_CUT;
   flow->flags |= FLOW_RESET;
-  return cut_both_ways(skb, &packet, &segment, flow->next, flow->peer_next, REPLY_TO_INTERFACE);
+  return cut_both_ways(skb, &packet, &segment, flow->next, untagged(flow->peer_next, flow->first, segment.ack),
+                       REPLY_TO_INTERFACE);
 }

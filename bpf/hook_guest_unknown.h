@@ -5,23 +5,11 @@
 #include "guest_bench.h"
 #include "guest_flow.h"
 
-enum { ECHO_REPLY = 0, UNREACHABLE = 3, ECHO = 8, TIME_EXCEEDED = 11, ECHO_V6 = 128, ECHO_REPLY_V6 = 129 };
-
-/* Of ICMP, what a rule can mean: ping, and the errors that make TCP and traceroute work. */
-static __always_inline bool is_ordinary_icmp(struct __sk_buff *skb) {
-  __u8 type;
-
-  if (bpf_skb_load_bytes(skb, transport_at(skb), &type, 1))
-    return 0;
-  if (skb->protocol == bpf_htons(ETH_P_IPV6))
-    return type == ECHO_V6 || type == ECHO_REPLY_V6 || (type >= 1 && type <= 4);
-  return type == ECHO || type == ECHO_REPLY || type == UNREACHABLE || type == TIME_EXCEEDED;
-}
-
 /* How a packet is to be judged. */
 struct asking {
   bool is_tcp;
-  bool is_first; /* a connection's first segment */
+  bool is_first; /* a connection's first segment, */
+  bool is_later; /* and not one that stands within the connection before */
   bool is_open;  /* it belongs to a flow that was allowed */
   bool is_odd;   /* its options are */
 };
@@ -40,7 +28,9 @@ static __always_inline __u8 judge_guest(struct __sk_buff *skb, struct guest_flow
       deny(ret, PACKET_PROTOCOL);
     return STATE_OPEN;
   }
-  if (asking->is_open && ret->outcome == ASK_NAME && is_verified(&flow->stamp))
+  if (asking->is_first && flow && ret->outcome != DENY && !asking->is_later)
+    deny(ret, NO_FLOW);
+  else if (asking->is_open && ret->outcome == ASK_NAME && is_verified(&flow->stamp))
     judge_name(standing, &packet->flow, &flow->name, now_ns, 1, ret);
   else if (ret->outcome == ASK_NAME && asking->is_first && packet->flow.payload)
     deny(ret, UNVERIFIED_DATA);
@@ -57,15 +47,21 @@ static __always_inline __u8 judge_guest(struct __sk_buff *skb, struct guest_flow
   return state;
 }
 
+/* Reasons for which a sound packet is refused: who sent it is told. Nobody answers one that is not what it seems. */
+static __always_inline bool is_answered_to(__u8 reason) {
+  return reason == NO_GATE || reason == GATE_NOT_OWN || reason == NO_FLOW || reason == TABLE_FULL ||
+         reason == URGENT_DATA;
+}
+
 /* The end of a denied packet: what is sent back is another program's work. */
 static __always_inline enum next refuse_guest(struct guest_flow *flow, const struct packet *packet,
                                               const struct segment *segment) {
-  if (packet->reason || packet->flow.protocol == IPPROTO_ICMP)
+  if (packet->flow.protocol == IPPROTO_ICMP || (packet->reason && !is_answered_to(packet->reason)))
     return NEXT_DROP;
   if (flow && packet->flow.protocol == IPPROTO_TCP && !is_first_segment(segment)) {
     flow->stamp.state = STATE_DENIED;
     flow->next = segment->seq;
-    flow->peer_next = segment->ack;
+    flow->peer_next = tagged(flow->first, segment->ack);
   }
   return NEXT_REFUSE;
 }
@@ -88,8 +84,8 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
   } else {
     asking.is_first = asking.is_tcp && is_first_segment(&on->segment);
     asking.is_open = flow && !asking.is_first && flow->stamp.generation;
-    if (asking.is_first)
-      read_options(skb, &on->segment);
+    asking.is_later =
+        !flow || may_begin_anew(flow, &on->segment) || (is_again(flow, &on->segment) && may_be_again(flow));
     asking.is_odd = on->segment.is_odd;
     state = judge_guest(skb, flow, standing, &on->packet, &asking, telling->started_ns, judgement);
     if (!asking.is_tcp || asking.is_first)
@@ -132,45 +128,73 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
   return asking.is_open && is_followed(flow) ? NEXT_HELLO : NEXT_PASS;
 }
 
+/* A connection's first segment once more: it passes where it can begin nothing else. */
+static __always_inline enum next judge_again_first(struct guest_flow *flow, struct bench *on) {
+  if (on->packet.flow.payload || !may_be_again(flow) || (on->segment.is_odd && flow->stamp.state != STATE_OPEN)) {
+    hold_back(OUT_OF_ORDER);
+    return NEXT_DROP;
+  }
+  count_packet_out(on->key.workload, on->telling.bytes);
+  return NEXT_PASS;
+}
+
+/* The flow, if its ends are known. It is nobody else's business until it is unlocked. 0: it is now. */
+static __always_inline bool find_flow(struct __sk_buff *skb, struct bench *on, struct guest_flow **ret) {
+  if (on->packet.reason)
+    return 1;
+  if (on->packet.flow.protocol == IPPROTO_TCP) {
+    read_segment(skb, &on->segment);
+    if (is_first_segment(&on->segment))
+      read_options(skb, &on->segment);
+    on->is_locked = lock_flow(&on->key);
+    if (!on->is_locked)
+      return 0;
+  }
+  *ret = flows.lookup(&on->key);
+  return 1;
+}
+
+static __always_inline bool is_first_again(const struct guest_flow *flow, const struct bench *on) {
+  __u64 workload = on->key.workload;
+  struct workload *bound = workloads.lookup(&workload);
+
+  return bound && on->packet.flow.protocol == IPPROTO_TCP && is_first_segment(&on->segment) &&
+         is_again(flow, &on->segment) && is_settled(&flow->stamp, bound->generation, &on->packet.flow);
+}
+
 int on_guest_unknown(struct __sk_buff *skb) {
   __u64 workload = INTERFACE_BIT | skb->ifindex;
   struct guest *guest = guests.lookup(&workload);
   struct guest_flow *flow = 0;
+  enum next next = NEXT_DROP;
   struct scratch *scratch;
   struct bench *on;
-  enum next next;
   __u32 slot = 0;
+  bool is_awaited;
 
   scratch = claim_scratch(workload, &slot);
-  if (!guest || !scratch) {
-    if (scratch)
-      claims.delete(&slot);
-    count_verdict(workload, ERROR, BUSY);
-    return TC_ACT_SHOT;
-  }
+  if (!scratch)
+    return hold_back(BUSY);
   on = clear_bench(skb, scratch);
   read_packet(skb, ETH_HLEN, &on->packet);
   if (skb->cb[REASON])
     on->packet.reason = skb->cb[REASON];
   key_of(workload, &on->packet.flow, &on->key);
-  if (!on->packet.reason) {
-    flow = flows.lookup(&on->key);
-    if (on->packet.flow.protocol == IPPROTO_TCP)
-      read_segment(skb, &on->segment);
-  }
-  if (!flow || on->packet.flow.protocol != IPPROTO_TCP) {
-    next = judge_unknown(skb, guest, flow, on);
-  } else if (lock_flow(&on->key)) {
-    next = judge_unknown(skb, guest, flow, on);
-    unlock_flow(&on->key);
-  } else {
+  if (!guest || !find_flow(skb, on, &flow))
     hold_back(BUSY);
-    next = NEXT_DROP;
-  }
+  else if (flow && is_first_again(flow, on))
+    next = judge_again_first(flow, on);
+  else
+    next = judge_unknown(skb, guest, flow, on);
+  is_awaited = on->judgement.outcome == ASK_NAME || (flow && flow->stamp.state == STATE_HELLO);
+  if (on->is_locked)
+    unlock_flow(&on->key);
   skb->cb[REASON] = on->judgement.reason;
   claims.delete(&slot);
   switch (next) {
   case NEXT_PASS:
+    if (is_awaited)
+      set_hops(skb);
     return TC_ACT_UNSPEC;
   case NEXT_REFUSE:
     guest_steps.call(skb, STEP_REFUSED);

@@ -9,7 +9,8 @@ from exeat.kernel.guest_abi import GUEST_FLOWS, FlowKey, Guest, GuestFlow
 from exeat.kernel.instance import Instance
 
 _TCP = 6
-_FIN_BOTH, _RESET = 4 | 8, 16  # enum flow_flags of guest_abi.h
+_SENT_FIN, _RESET = 4, 16  # enum flow_flags of guest_abi.h
+_PEER_FIN, _PEER_RESET = 1, 2  # enum peer_flags
 _PLACE = struct.Struct("<QI4x")
 _WORKLOAD = struct.Struct("<Q")
 _QUIET_NS = 120 * 10**9  # two datagrams that are further apart are two conversations: RFC 4787 4.3
@@ -23,7 +24,9 @@ def peers_in_use(instance: Instance, workload: int, now_ns: int) -> set[bytes]:
 def _is_open(key: FlowKey, flow: GuestFlow, now_ns: int) -> bool:
     if key.protocol != _TCP:
         return bool(now_ns - flow.used_ns < _QUIET_NS)
-    return not flow.flags & _RESET and flow.flags & _FIN_BOTH != _FIN_BOTH
+    peer = flow.peer_end & 0xFFFFFFFF if flow.peer_end >> 32 == flow.first else 0
+    is_reset = flow.flags & _RESET or peer & _PEER_RESET
+    return not (is_reset or (flow.flags & _SENT_FIN and peer & _PEER_FIN))
 
 
 def _flows(instance: Instance, workload: int) -> Iterator[tuple[FlowKey, GuestFlow]]:
