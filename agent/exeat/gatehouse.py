@@ -17,6 +17,7 @@ from exeat.dns.upstream import Upstream
 from exeat.gate_thread import GateThread
 from exeat.kernel.entries import GATE_PRIORITY
 from exeat.kernel.grants import GateTables
+from exeat.kernel.guest_abi import INTERFACE_BIT
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.telling import address_of
 from exeat.ledger import Ledger
@@ -73,14 +74,22 @@ class Gatehouse:
             kept = listeners_of(self._keeping.take(self.workload, network_cookie()))
             return kept or open_listeners(GATE_PRIORITY, self._gates.port), Diagnosis()
 
-        listeners, diagnosis = make() if namespace is None else inside(namespace, make)
+        return self._open(*(make() if namespace is None else inside(namespace, make)))
+
+    def open_for_guest(self, addresses: Sequence[Address]) -> int:
+        """The same on addresses of this host, to which the programs lead what a guest asks. It has no sockets here."""
+        kept = listeners_of(self._keeping.take(self.workload, network_cookie()), addresses)
+        return self._open(kept or open_listeners(GATE_PRIORITY, self._gates.port, addresses), None)
+
+    def _open(self, listeners: Listeners, diagnosis: Diagnosis | None) -> int:
         network = listeners.network
         self._keeping.keep(self.workload, listeners)
 
         def admit() -> None:
             self._drop(network)
             self._listeners[network] = listeners
-            self._diagnoses[network] = diagnosis
+            if diagnosis:
+                self._diagnoses[network] = diagnosis
             self._attend(listeners)
 
         self._thread.do(admit)
@@ -201,9 +210,9 @@ class Gatehouse:
         for listeners in self._listeners.values():
             self._ignore(listeners)
         if self._gate is None:
-            self._gate = Gate(
-                self._desk, self._upstream(), self._ledger.dns.min_grant_s, self._grant, self._tell, self._timed
-            )
+            is_led = self._is_led if self.workload & INTERFACE_BIT else None
+            min_grant_s = self._ledger.dns.min_grant_s
+            self._gate = Gate(self._desk, self._upstream(), min_grant_s, self._grant, self._tell, self._timed, is_led)
         for listeners in self._listeners.values():
             self._gate.listen(listeners)
 
@@ -250,8 +259,14 @@ class Gatehouse:
                 if len(names) < _NAMES_MAX:
                     names.add(name)
 
+    def _is_led(self, protocol: int, address: Address, port: int) -> bool:
+        return self._gates.guest_asking(protocol, address, port) is not None
+
     def _tell(self, asked: Asked) -> None:
-        asking = self._gates.asking(asked.protocol, asked.port)
+        if asked.source:
+            asking = self._gates.guest_asking(asked.protocol, asked.source, asked.port)
+        else:
+            asking = self._gates.asking(asked.protocol, asked.port)
         process = asking.process if asking else _NOBODY
         self._take(self._record(asked, process, asking.server if asking else None))
 
@@ -268,7 +283,7 @@ class Gatehouse:
             protocol=asked.protocol,
             address=address_of(asked.address) if asked.address else server,
             port=0 if asked.address else 53,
-            source=None,
+            source=asked.source,
             source_port=asked.port,
             name=asked.name or None,
             bytes=asked.size,

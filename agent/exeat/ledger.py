@@ -13,6 +13,8 @@ from exeat.core.resolvable import Resolvable
 from exeat.dns.desk import Desk
 from exeat.errors import KernelError
 from exeat.kernel.grants import GrantTables
+from exeat.kernel.guest_abi import INTERFACE_BIT
+from exeat.kernel.guest_flows import peers_in_use
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import destination
@@ -130,7 +132,7 @@ class Ledger:
         def is_in_use(address: bytes) -> bool:
             nonlocal used
             if used is None:
-                used = self._addresses_in_use()
+                used = self._addresses_in_use() | self._addresses_of_guests(now_ns)
             return address in used
 
         try:
@@ -146,6 +148,10 @@ class Ledger:
         stamps = [one.stamp for diagnosis in by_network.values() for one in diagnosis.stamped(self.instance)]
         ends = [destination(stamp) for stamp in stamps if stamp.workload in mine]
         return {end[1] for end in ends if end}
+
+    def _addresses_of_guests(self, now_ns: int) -> set[bytes]:
+        guests = [holder.workload for holder in self._holders if holder.workload & INTERFACE_BIT]
+        return {address for guest in guests for address in peers_in_use(self.instance, guest, now_ns)}
 
     def _limit(self) -> int:
         return max(self.dns.max_grants, min(self.dns.max_grants * len(self._holders), _GRANTS_MAX))

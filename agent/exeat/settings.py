@@ -14,12 +14,13 @@ from exeat.core.policy_limits import parse_size
 from exeat.core.problems import Problems, shown
 from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text
 from exeat.core.yaml_nodes import Mapping, Scalar, compose
+from exeat.interface_settings import InterfaceSettings, read_interfaces
 from exeat.model.networks import Address
 
 DEFAULT_FILE = Path("/etc/exeat/exeat.yaml")
 _API_VERSION = "exeat.dev/v1"
 _KIND = "AgentSettings"
-_SPEC = ("policies", "state", "runtime", "log", "api", "metrics", "node", "plane")
+_SPEC = ("policies", "state", "runtime", "log", "api", "metrics", "interfaces", "node", "plane")
 _EMPTY = re.compile(r"\s*(#.*\s*|---\s*|\.\.\.\s*)*")
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.IGNORECASE)  # useradd(8)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
@@ -97,6 +98,7 @@ class Settings:
     socket: Path = Path("/run/exeat/agent.sock")
     group: str = "exeat"
     metrics: Listen | None = Listen(ip_address("127.0.0.1"), 9469)  # None: off
+    interfaces: InterfaceSettings = field(default_factory=InterfaceSettings)
     node: NodeSettings = field(default_factory=NodeSettings)
     plane: PlaneAccess | None = None  # None: there is none, files alone say what holds
 
@@ -139,6 +141,7 @@ class _Reader:
             socket=self._socket(api, runtime),
             group=self._group(api),
             metrics=self._metrics(spec),
+            interfaces=read_interfaces(spec, self.problems),
             node=self._node(spec),
             plane=self._plane(spec),
         )

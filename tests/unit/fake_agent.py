@@ -104,7 +104,12 @@ class FakeAgent:
         if request.WhichOneof("target") is None:
             raise Refused(StatusWord.INVALID, "a registration needs a cgroup or a pid")
         one = _workload(request.name, len(self.workloads) + 1)
-        one.cgroup = request.cgroup or f"/of-process-{request.pid}"
+        one.cgroup = "" if request.interface else request.cgroup or f"/of-process-{request.pid}"
+        if request.interface:
+            one.id = (1 << 62) + 7
+            addresses = [ip_address(text).packed for text in request.guest.addresses]
+            guest = pb.GuestState(interface=request.interface, mac=request.guest.mac, addresses=addresses, hook="tcx")
+            one.guest.CopyFrom(guest)
         one.source = "registration"
         one.labels.clear()
         one.labels.update(request.labels)

@@ -35,6 +35,8 @@ COMMANDS = {
     ("top", "-n", "1"): pb.ListWorkloadsResponse,
     ("register", "new", "--pid", "1", "--label", "a=b=c", "--policy", "p", "--ttl", "1h"): pb.RegisterResponse,
     ("register", "other", "--cgroup", "/x"): pb.RegisterResponse,
+    ("register", "third", "--interface", "tap0"): pb.RegisterResponse,
+    ("attach", "tap1", "--policy", "p", "--label", "session=4", "--no-dhcp"): pb.RegisterResponse,
     ("unregister", "builder"): pb.UnregisterResponse,
     ("reload",): pb.ReloadResponse,
 }
@@ -110,6 +112,7 @@ def test_json_can_be_read_back(running: Running, path: Path, arguments: tuple[st
         ("allow", "coder", "pypi.org", "--end", "a1"), ("quarantine",), ("top", "-n", "0"), ("top", "-n", "x"),
         ("register", "new"), ("register", "new", "--pid", "0"), ("register", "new", "--pid", "1", "--cgroup", "/x"),
         ("register", "new", "--pid", "1", "--label", "x"), ("register", "new", "--pid", "1", "--ttl", "-1"),
+        ("register", "new", "--interface", "tap0", "--pid", "1"), ("attach",), ("attach", "tap0", "--ttl", "soon"),
         ("unregister",), ("verdicts", "--since", "yesterday"), ("verdicts", "--since", "2027-03-31"),
         ("verdicts", "--verdict", "MAYBE"), ("verdicts", "--to", "a b"), ("verdicts", "-o", "table"),
     ],
@@ -182,6 +185,19 @@ def test_an_allowance_can_be_ended_by_the_id_that_is_shown(running: Running, pat
     assert "TICKET-7 (uid 0)" in said(path, "workloads", "coder")
     assert "has ended; 1 open connection" in said(path, "allow", "coder", "--end", found[1])
     assert "TICKET-7" not in said(path, "workloads", "coder")
+
+
+def test_attach_shows_who_is_behind_the_interface(running: Running, path: Path) -> None:
+    """By the interface's name, if it is given no other; and what the kernel has not seen yet is said."""
+    words = ("--mac", "02:00:00:00:00:01", "--address", "198.51.100.2", "--address", "2001:db8::2")
+    text = said(path, "attach", "tap0", *words)
+    assert re.search(r"^workload +tap0$", text, re.MULTILINE)
+    assert re.search(r"^interface +tap0 \(index 7\), judged by tcx$", text, re.MULTILINE)
+    assert re.search(r"^guest +02:00:00:00:00:01, 198.51.100.2, 2001:db8::2$", text, re.MULTILINE)
+    assert "cgroup" not in text
+    text = said(path, "attach", "tap1", "--name", "coder-9")
+    assert re.search(r"^workload +coder-9$", text, re.MULTILINE)
+    assert re.search(r"^guest +no MAC address yet, no address yet$", text, re.MULTILINE)
 
 
 def test_quarantine_and_its_end(running: Running, path: Path) -> None:

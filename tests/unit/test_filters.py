@@ -89,3 +89,10 @@ def test_all_that_is_given_must_hold() -> None:
     assert not wanted.accepts(any_record(workload="/exeat.slice/run-2"))
     assert not wanted.accepts(SIXTH)
     assert Filter().accepts(any_record(verdict=Verdict.FORWARDED))
+
+
+def test_a_whole_name_is_no_part_of_another() -> None:
+    """tap1 is not tap10, for who means the one workload."""
+    records = [any_record(workload="tap1"), any_record(workload="tap10")]
+    assert [Filter(workload="tap1").accepts(record) for record in records] == [True, True]
+    assert [Filter(workload="tap1", is_whole=True).accepts(record) for record in records] == [True, False]

@@ -100,3 +100,9 @@ def test_a_network_of_half_the_world_is_doubtful() -> None:
     text = RULES_HEAD.replace("  egress:", OWNED + "  egress:")
     wide = "  - {name: w, cidrs: [0.0.0.0/0, '2000::/3', 203.0.113.0/24], protocol: tcp, ports: [22]}\n"
     assert [doubt.split(" opens ")[1].split(",")[0] for doubt in doubts(text + wide)] == ["0.0.0.0/0", "2000::/3"]
+
+
+def test_a_pattern_that_covers_the_hosts_own_interfaces_is_doubtful() -> None:
+    """Those of guests are not."""
+    text = HEAD + OWNED.replace("cgroups: [/a]", "interfaces: ['*', 'eth?', 'tap-*', veth0]") + "  egress: []\n"
+    assert [doubt.split("`")[1] + doubt.split(" as ")[1].split(":")[0] for doubt in doubts(text)] == ["*lo", "eth?eth0"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exeat.errors import PolicyError
+from exeat.interface_settings import GATE_ADDRESSES, InterfaceSettings
 from exeat.settings import (
     DEFAULT_FILE,
     Endpoint,
@@ -48,6 +49,7 @@ spec:
   log: {directory: /srv/log, max_bytes: 2G, keep: 30, key: /srv/key}
   api: {socket: /run/other/api.sock, group: wheel}
   metrics: {listen: "[::1]:9999"}
+  interfaces: {managed: ["tap-*", veth0], gate: ["2001:db8::53", 198.51.100.53]}
   node: {name: node-1.example.com, labels: {role: sandbox, zone: "7"}}
   plane:
     endpoints: ["plane.example.com:9470", "192.0.2.1:9471", "[2001:db8::1]:9472"]
@@ -65,6 +67,7 @@ spec:
         socket=Path("/run/other/api.sock"),
         group="wheel",
         metrics=Listen(ip_address("::1"), 9999),
+        interfaces=InterfaceSettings(("tap-*", "veth0"), (ip_address("2001:db8::53"), ip_address("198.51.100.53"))),
         node=NodeSettings("node-1.example.com", (("role", "sandbox"), ("zone", "7"))),
         plane=PlaneAccess(
             (Endpoint("plane.example.com", 9470), Endpoint("192.0.2.1", 9471), Endpoint("2001:db8::1", 9472)),
@@ -138,6 +141,12 @@ def test_a_moved_directory_takes_with_it_what_is_inside() -> None:
     assert (moved.log.key, moved.socket) == (Path("/srv/s/audit.key"), Path("/run/r/agent.sock"))
 
 
+def test_guests_ask_at_addresses_that_nobody_else_has_unless_others_are_given() -> None:
+    """Of one family alone, too: guests then ask over that one."""
+    assert read("spec: {interfaces: {managed: [tap0]}}\n").interfaces == InterfaceSettings(("tap0",), GATE_ADDRESSES)
+    assert read("spec: {interfaces: {gate: [198.51.100.53]}}\n").interfaces.gate == (ip_address("198.51.100.53"),)
+
+
 @pytest.mark.parametrize("text", ["off", "'off'", '"off"'])
 def test_metrics_are_off_with_quotes_and_without(text: str) -> None:
     """It is false to some YAML readers, text to others, and means the same to both."""
@@ -192,6 +201,30 @@ def test_a_place_to_listen_reads_back() -> None:
         ("metrics: {listen: '::1:9469'}", "`::1:9469` is no place to listen"),
         ("metrics: {listen: no}", "`listen` is a YAML boolean (`no`)"),
         ("metrics: {listen: [a]}", "`listen` is a list"),
+        ("interfaces: [tap0]", "`interfaces` is a list: write fields"),
+        ("interfaces: {manage: [tap0]}", "`manage` is no field of `interfaces`; did you mean `managed`?"),
+        ("interfaces: {managed: 'tap-*'}", "`managed` is `tap-*`: write a list, as in `[a, b]`"),
+        ("interfaces: {managed: []}", "`managed` is an empty list"),
+        ("interfaces: {managed: [a/b]}", "`a/b` is no interface: write at most 15 characters, as in `tap-*`"),
+        ("interfaces: {managed: [a-name-too-long-]}", "`a-name-too-long-` is no interface"),
+        (
+            "interfaces: {gate: ['198.51.100.53', '198.51.100.54']}",
+            "`gate` has two addresses of IPv4: write one of each",
+        ),
+        ("interfaces: {gate: [gate.test]}", "`gate.test` is no address: write one like `172.16.0.2`"),
+        (
+            "interfaces: {gate: ['198.51.100.53/32']}",
+            "`198.51.100.53/32` is no address: write `198.51.100.53`, without",
+        ),
+        ("interfaces: {gate: ['127.0.0.53']}", "`127.0.0.53` is a loopback address: write an address that one machine"),
+        ("interfaces: {gate: ['::1']}", "`::1` is a loopback address"),
+        ("interfaces: {gate: ['0.0.0.0']}", "`0.0.0.0` is nobody's address"),
+        ("interfaces: {gate: ['224.0.0.251']}", "`224.0.0.251` is a multicast address"),
+        ("interfaces: {gate: ['255.255.255.255']}", "`255.255.255.255` is reserved, or means everybody"),
+        ("interfaces: {gate: ['::ffff:198.51.100.53']}", "`::ffff:198.51.100.53` is IPv4 in IPv6's clothes"),
+        ("interfaces: {gate: ['fe80::53']}", "`fe80::53` is known on one link only"),
+        ("interfaces: {gate: ['fe80::53%lo']}", "`fe80::53%lo` names an interface"),
+        ("interfaces: {gate: ['169.254.169.254']}", "`169.254.169.254` is where clouds tell secrets"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused_at_its_line(line: str, problem: str) -> None:

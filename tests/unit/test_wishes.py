@@ -7,12 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from exeat.agent.guest_said import GuestSaid
 from exeat.agent.wishes import Allowance, Override, Registration, Wish, Wishes, read_wish, write_wish
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
 
 TEXTS = some.text(some.characters(codec=None), max_size=20)
 TIMES = some.integers(0, (1 << 64) - 1)
+SAID = some.builds(
+    GuestSaid,
+    mac=TEXTS,
+    addresses=some.lists(TEXTS, max_size=3).map(tuple),
+    gateways=some.lists(TEXTS, max_size=3).map(tuple),
+    gateway_mac=TEXTS,
+    allows_dhcp=some.booleans(),
+)
 REGISTRATIONS = some.builds(
     Registration,
     name=TEXTS,
@@ -22,6 +31,7 @@ REGISTRATIONS = some.builds(
     policy_text=TEXTS,
     until_ns=TIMES,
     by=TEXTS,
+    guest=some.none() | SAID,
 )
 ALLOWANCES = some.builds(Allowance, id=TEXTS, destination=TEXTS, until_ns=TIMES, reason=TEXTS, by=TEXTS)
 OVERRIDES = some.builds(Override, mode=some.sampled_from(Mode), until_ns=TIMES, reason=TEXTS, by=TEXTS)
@@ -34,7 +44,7 @@ WISHES = some.builds(
 )
 ONE = Wish(
     "/a",
-    Registration("one", labels={"agent": "coder"}, policies=("web",), until_ns=5),
+    Registration("one", labels={"agent": "coder"}, policies=("web",), until_ns=5, guest=GuestSaid("02::", ("::1",))),
     (Allowance("a1", "a.test", 7, "TICKET", "uid 0"),),
     Override(Mode.OPEN, 9),
 )

@@ -1,4 +1,4 @@
-"""Cgroups that came and went, settled a few at a time: a storm of them keeps nothing else waiting."""
+"""Cgroups and interfaces that came and went, settled a few at a time: a storm of them keeps nothing else waiting."""
 
 import asyncio
 import time

@@ -18,6 +18,7 @@ class News:
     came: set[str] = field(default_factory=set)
     went: set[str] = field(default_factory=set)
     peopled: set[str] = field(default_factory=set)  # processes came into them, or all went
+    replaced: set[int] = field(default_factory=set)  # ids that stand for something else than before
 
 
 class Census:

@@ -18,6 +18,7 @@ from exeat.agent.enforcer import Enforcer
 from exeat.agent.heeding import Heeding
 from exeat.agent.host import Host
 from exeat.agent.hub import Heed, Hub
+from exeat.agent.interfaces import open_interfaces
 from exeat.agent.keeping import SystemdKeeping
 from exeat.agent.lock import take_state
 from exeat.agent.looks import Looks
@@ -26,6 +27,7 @@ from exeat.agent.operations import Agent, AgentOperations
 from exeat.agent.policy_files import PolicyFiles
 from exeat.agent.programs import Programs
 from exeat.agent.readings import AgentReadings
+from exeat.agent.roll import Roll
 from exeat.agent.sets import Sets
 from exeat.agent.shelf import Shelf
 from exeat.agent.upkeep import Upkeep
@@ -92,7 +94,9 @@ class Daemon:
         self._census = Census(self._mount)
         self._shelf = Shelf(settings.policies, settings.state / "accepted")
         wishes = Wishes(state / "workloads")
-        self._host = Host(self._shelf, wishes, self._census, self._enforcer, dict(settings.node.labels))
+        self._interfaces = open_interfaces(self._instance, self._programs.guests, settings.interfaces)
+        roll = Roll(self._census, self._interfaces)
+        self._host = Host(self._shelf, wishes, roll, self._enforcer, dict(settings.node.labels))
         self._log = VerdictLog(
             settings.log.directory, max_bytes=settings.log.max_bytes, keep=settings.log.keep, key=settings.log.key
         )
@@ -103,7 +107,7 @@ class Daemon:
         self._registry = Registry(self._readings)
         self._hub: Hub | None = None
         self._stop = asyncio.Event()
-        self._looks = Looks(self._enforcer, self._census)
+        self._looks = Looks(self._enforcer, self._census, self._interfaces.open_gate)
         self._arrivals = Arrivals(self._host, self._looks.look_at_all)
         application = Application(self._host, self._looks, self._applied)
         self._files = PolicyFiles(settings.policies, application, self._story)
@@ -147,6 +151,7 @@ class Daemon:
         self._upkeep.keep()
         self._keeping.drop_untaken()
         self._upkeep.in_background(self._upgrade())
+        self._upkeep.in_background(self._upkeep.load_for_guests())
         if self._plane:
             self._plane.start(operations, self._reporter, started_ns=self._story.started_ns)
         try:
@@ -172,12 +177,14 @@ class Daemon:
         self._sets.take_over(set(self._policies_left), grants_left(self._instance))
 
     def _begin(self) -> None:
-        """Policies, cgroups, workloads: all that should hold holds after this."""
+        """Policies, cgroups, interfaces, workloads: all that should hold holds after this."""
         self._files.watch()
         self._shelf.read()
         if self._plane:
             self._plane.begin()
         self._census.look()
+        self._interfaces.begin()
+        self._host.forget_replaced()
         changed = self._host.settle_all()
         self._looks.look_at_all(self._enforcer.bound)
         self._enforcer.cut(changed)
@@ -185,6 +192,7 @@ class Daemon:
 
     async def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self._census, self._cgroups_changed)
+        loop.add_reader(self._interfaces, self._interfaces_changed)
         loop.add_reader(self._files, self._files.changed)
         watchdog_s = watchdog_interval_s()
         told_ns = 0
@@ -198,6 +206,7 @@ class Daemon:
                     self._notifier.watchdog()
                     told_ns = now_ns
         loop.remove_reader(self._census)
+        loop.remove_reader(self._interfaces)
         loop.remove_reader(self._files)
 
     def _finish(self) -> None:
@@ -211,6 +220,7 @@ class Daemon:
             self._hub.finish()
         self._log.close()
         self._census.close()
+        self._interfaces.close()
         self._files.close()
         self._instance.close()
 
@@ -225,6 +235,9 @@ class Daemon:
         news = self._census.read()
         self._arrivals.take(news)
         self._looks.look_at_all({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
+
+    def _interfaces_changed(self) -> None:
+        self._arrivals.take(self._interfaces.read())
 
     def _heed(self) -> Heed:
         return Heed(Heeding(self._looks.look_where).say, Heeding(self._note_quarantine).say)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from exeat.agent.interface_ids import is_interface
 from exeat.agent.sets import Sets, TableSetInKernel
 from exeat.agent.wishes import Override
 from exeat.core.grants import Grants
@@ -82,6 +83,10 @@ class Enforcer:
         self._keeping = keeping
         self._gone: deque[int] = deque()
 
+    def call(self, workload: int, path: str) -> None:
+        """What it is called in verdicts, which may fall before a policy is there."""
+        self.paths[workload] = path
+
     def put(
         self, workload: int, path: str, name: str, key: str, unite: Callable[[], United], override: Override | None
     ) -> bool:
@@ -110,16 +115,22 @@ class Enforcer:
         if bound:
             bound.table_set.users.discard(workload)
             bound.house.close()
+        if workload in self.paths:
             self._forget_later(workload)
         self.left.pop(workload, None)
         self._tables.unbind(workload)
         forget_gates(self._instance, workload)
 
     def cut(self, workloads: Iterable[int]) -> int:
-        """Ends the open connections that the present policies do not allow; how many."""
+        """Ends the open connections that the present policies do not allow; how many.
+
+        Those of a guest end by themselves: its programs judge each anew at its next packet, and no socket here is its.
+        """
         policy_ids, diagnoses = {}, {}
         now_ns = boot_ns()
         for workload in workloads:
+            if is_interface(workload):
+                continue
             bound = self.bound.get(workload)
             mode = bound.mode(now_ns) if bound else Mode.OPEN
             if bound and mode not in _LENIENT:
@@ -129,7 +140,7 @@ class Enforcer:
 
     def cut_flow(self, workload: int, destroy: Callable[[Diagnosis], bool]) -> None:
         """Ends one connection, in whichever of the workload's namespaces it is. Called by the events' thread."""
-        bound = self.bound.get(workload)
+        bound = None if is_interface(workload) else self.bound.get(workload)
         for diagnosis in bound.house.diagnoses().values() if bound else ():
             try:
                 if destroy(diagnosis):
@@ -154,7 +165,6 @@ class Enforcer:
         self, workload: int, path: str, name: str, table_set: TableSetInKernel, override: Override | None, now_ns: int
     ) -> None:
         left = self.left.get(workload)
-        self.paths[workload] = path
         mode = _mode_now(override, now_ns)
         ledger, keeping = table_set.ledger, self._keeping
         if left is None or left.policy_id != table_set.policy_id:

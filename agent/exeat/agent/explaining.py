@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 
+from exeat.agent.allowances import parse_destination
 from exeat.agent.enforcer import Bound
-from exeat.agent.host import parse_destination
+from exeat.agent.interface_ids import is_interface
 from exeat.agent.views import MODES
 from exeat.core.port_text import EVERY_PORT, why_closed
 from exeat.core.stories import STORIES
@@ -104,7 +105,7 @@ def _judged(bound: Bound, rule: Rule, place: bytes, name: str, tables: Tables) -
             place, reason, True, answer.rule, "a connection is allowed; its ClientHello must then name a host"
         )
     where = address_of(place)
-    if answer.outcome is Outcome.DENY and where is not None and where.is_loopback:
+    if answer.outcome is Outcome.DENY and where is not None and where.is_loopback and not is_interface(bound.id):
         return _Found(place, Reason.LOOPBACK_NOT_OWN, False, 0, _OWN_LOOPBACK)
     return _Found(place, reason, answer.outcome is Outcome.ALLOW, answer.rule, "")
 

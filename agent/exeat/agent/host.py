@@ -1,4 +1,5 @@
-"""What should hold on this host, and its application: policy files, wishes and cgroups come in, table sets go out.
+"""What should hold on this host, and its application: policy files, wishes, cgroups and interfaces come in, table sets
+go out.
 
 Everything here belongs to the control loop: one change is made at a time.
 """
@@ -7,21 +8,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
-from exeat.agent.census import Census, News
+from exeat.agent.allowances import allowed_rule
+from exeat.agent.census import News
 from exeat.agent.enforcer import Enforcer
+from exeat.agent.interface_ids import is_interface
+from exeat.agent.roll import Roll
 from exeat.agent.shelf import Shelf
 from exeat.agent.wishes import Allowance, Override, Registration, Wish, Wishes
-from exeat.core.allow_flag import parse_allow, parse_allow_cidr
 from exeat.core.assign import Candidate, Roster
-from exeat.core.network_text import is_like_address
 from exeat.core.policy_file import read_policy
 from exeat.core.union import United, effective_mode, unite
 from exeat.errors import ExeatError, KernelError
 from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.instance import own_build
-from exeat.model.policy import Mode, Policy, Rule
+from exeat.model.policy import Mode, Policy
 
 NOBODYS = "no-policy"  # of a registered workload that no policy fits: it denies everything
 _OWN_MAX = 256  # policies of registrations; beyond, those of the ones that have gone are forgotten
@@ -40,11 +41,11 @@ class Host:
     """The workloads of a host."""
 
     def __init__(
-        self, shelf: Shelf, wishes: Wishes, census: Census, enforcer: Enforcer, node_labels: Mapping[str, str]
+        self, shelf: Shelf, wishes: Wishes, roll: Roll, enforcer: Enforcer, node_labels: Mapping[str, str]
     ) -> None:
         self.shelf = shelf
         self.wishes = wishes
-        self.census = census
+        self.roll = roll
         self.enforcer = enforcer
         self.failures: dict[int, str] = {}  # workloads that could not be put under what they should be under
         self.clock_changes = 0  # ends are reckoned anew when the wall clock was set
@@ -59,12 +60,15 @@ class Host:
         return not self.wishes.complaints and self.shelf.is_readable
 
     def settle_all(self) -> tuple[int, ...]:
-        """Looks at every cgroup; the workloads that changed, whose connections may have to be cut."""
+        """Looks at every cgroup and interface; the workloads that changed, whose connections may have to be cut."""
         held = self.shelf.in_force
-        self._roster = Roster(policy for one in held.values() if (policy := one.policy))
-        for workload in [one for one in self.wishes.ids() if self.census.path_of(one) is None]:
+        policies = [policy for one in held.values() if (policy := one.policy)]
+        self._roster = Roster(policies)
+        if any(policy.subject.interfaces for policy in policies):
+            self.roll.interfaces.have_started()
+        for workload in [one for one in self.wishes.ids() if self.roll.path_of(one) is None]:
             self.forget(workload)  # it went while no agent ran
-        known = {cgroup for path in self.census.paths() if (cgroup := self.census.id_of(path)) is not None}
+        known = {one for path in self.roll.paths() if (one := self.roll.id_of(path)) is not None}
         return self.settle([*known, *(one for one in self.enforcer.bound if one not in known)])
 
     def settle(self, workloads: Iterable[int]) -> tuple[int, ...]:
@@ -72,23 +76,31 @@ class Host:
         return tuple(workload for workload in workloads if self._settle(workload))
 
     def take(self, news: News) -> tuple[int, ...]:
-        """Cgroups came and went; the workloads that this changed."""
+        """Cgroups and interfaces came and went; the workloads that this changed."""
         return self.settle(self.concerned(news))
 
     def concerned(self, news: News) -> list[int]:
-        """Which must be settled: workloads that have gone, and cgroups that have come."""
+        """Which must be settled: workloads that have gone, and what has come."""
+        for workload in news.replaced:
+            self.forget(workload)
         bound = list(self.enforcer.bound.values()) if news.went else ()
-        gone = [one.id for one in bound if one.path in news.went and self.census.id_of(one.path) != one.id]
-        for workload in [one for one in self.failures if self.census.path_of(one) is None]:
+        gone = [one.id for one in bound if one.path in news.went and self.roll.id_of(one.path) != one.id]
+        for workload in [one for one in self.failures if self.roll.path_of(one) is None]:
             del self.failures[workload]
-        came = (self.census.id_of(path) for path in news.came)
-        return [*gone, *(cgroup for cgroup in came if cgroup is not None)]
+        came = (self.roll.id_of(path) for path in news.came)
+        return [*gone, *(one for one in came if one is not None)]
 
     def forget(self, workload: int) -> None:
-        """Its cgroup has gone."""
+        """Its cgroup or interface has gone."""
         self.wishes.drop(workload)
         self.failures.pop(workload, None)
-        self.enforcer.release(workload)
+        self._release(workload)
+
+    def forget_replaced(self) -> None:
+        """What was asked for interfaces that have gone while no agent ran, and whose numbers others have now."""
+        for workload in [one for one in self.wishes.ids() if is_interface(one)]:
+            if self.roll.interfaces.is_another(workload, self.wishes.of(workload, "").cgroup):
+                self.forget(workload)
 
     def wish(self, workload: int, wish: Wish) -> None:
         """Something was asked for a workload: kept, then applied. What cannot be applied is not kept."""
@@ -101,7 +113,18 @@ class Host:
             self._put(workload)
         except (ExeatError, ValueError, OSError):
             self.wishes.hold(workload, before)
+            if is_interface(workload):  # with what was said of its guest before; or it is let go again
+                self._settle(workload)
             raise
+
+    def retry(self) -> tuple[int, ...]:
+        """Interfaces that could not be judged by their policies, once more; those that are now."""
+        return self.settle([one for one in self.failures if is_interface(one)])
+
+    @property
+    def has_guests_unjudged(self) -> bool:
+        """Whether somebody behind an interface is not under what he should be under."""
+        return any(map(is_interface, self.failures))
 
     @property
     def is_settled(self) -> bool:
@@ -110,10 +133,10 @@ class Host:
 
     def release_left(self) -> None:
         """What an agent before this one judged and nobody wants any more. Where that cannot be known, it stays."""
-        for workload in list(self.enforcer.left):
+        for workload in [*self.enforcer.left, *self.roll.interfaces.left]:
             is_wanted = workload in self.failures or not self.is_known
-            if self.census.path_of(workload) is None or not is_wanted:
-                self.enforcer.release(workload)
+            if self.roll.path_of(workload) is None or not is_wanted:
+                self._release(workload)
 
     def sentence(self) -> str:
         """How much there is, for the journal."""
@@ -130,8 +153,8 @@ class Host:
         return exact or [one.id for one in bound.values() if text in one.name or text in one.path]
 
     def assigned(self, workload: int) -> Assigned | None:
-        """What a cgroup should be under; None: it is nobody's workload."""
-        path = self.census.path_of(workload)
+        """What a cgroup or interface should be under; None: it is nobody's workload."""
+        path = self.roll.path_of(workload)
         if path is None:
             return None
         wish = self.wishes.of(workload, path)
@@ -139,7 +162,8 @@ class Host:
         name = registration.name if registration else path
         held = self.shelf.in_force
         labels = registration.labels if registration else {}
-        candidate = Candidate(cgroup=path, labels=labels, node_labels=self._node_labels)
+        where = {"interface" if is_interface(workload) else "cgroup": path}
+        candidate = Candidate(**where, labels=labels, node_labels=self._node_labels)
         found = {policy.name: (policy, held[policy.name].revision) for policy in self._roster.policies_of(candidate)}
         for wanted in registration.policies if registration else ():
             if wanted in held and (policy := held[wanted].policy):
@@ -149,7 +173,7 @@ class Host:
             text_hash = hashlib.sha256(registration.policy_text.encode()).hexdigest()
             found[own.name] = (own, text_hash)
         if not found:
-            if not (registration or wish.allowances or wish.override):
+            if not (registration or wish.allowances or wish.override or self.roll.is_managed(path)):
                 return None
             found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload"), "")
         policies = tuple(found[one][0] for one in sorted(found))
@@ -175,7 +199,7 @@ class Host:
 
     def _heed_kernel(self, workload: int, reason: str = "a limit of its policy was exceeded") -> bool:
         """What a program decided is kept, as if it had been asked for: a change of policy must not lift it."""
-        path = self.census.path_of(workload)
+        path = self.roll.path_of(workload)
         if path is None or not self.enforcer.is_quarantined(workload):
             return False
         wish = self.wishes.of(workload, path)
@@ -185,7 +209,7 @@ class Host:
         return True
 
     def _settle(self, workload: int) -> bool:
-        if self.census.path_of(workload) is None:
+        if self.roll.path_of(workload) is None:
             if workload in self.enforcer.bound or workload in self.wishes.ids():
                 self.forget(workload)
             return False
@@ -193,7 +217,7 @@ class Host:
         try:
             return self._put(workload)
         except (ExeatError, ValueError, OSError) as error:
-            self.failures[workload] = f"{self.census.path_of(workload)} stays as it was: {error}"
+            self.failures[workload] = f"{self.roll.path_of(workload)} stays as it was: {error}"
             return False
 
     def _put(self, workload: int) -> bool:
@@ -202,21 +226,40 @@ class Host:
         assigned = self.assigned(workload)
         if assigned is None:
             return self._let_go(workload)
-        path = self.census.path_of(workload)
+        path = self.roll.path_of(workload)
         if path is None:
-            raise KernelError("the cgroup has gone")
+            raise KernelError("it has gone")
+        self._follow(workload, path)
         wish = self.wishes.of(workload, path)
-        name = wish.registration.name if wish.registration else path
+        registration = wish.registration
+        name = registration.name if registration else path
+        self.enforcer.call(workload, path)
+        self.roll.attend(workload, path, registration.guest if registration else None)
         changed = self.enforcer.put(workload, path, name, assigned.key, lambda: _united(assigned, name), wish.override)
         self.failures.pop(workload, None)
-        self.census.attend(path)
         return changed
 
-    def _let_go(self, workload: int) -> bool:
-        if workload in self.enforcer.bound:
+    def _follow(self, workload: int, path: str) -> None:
+        """An interface may be called something else than before."""
+        bound = self.enforcer.bound.get(workload)
+        if bound and bound.path != path:
             self.enforcer.release(workload)
+        wish = self.wishes.of(workload, path)
+        if wish.cgroup != path:
+            self.wishes.hold(workload, replace(wish, cgroup=path))
+
+    def _let_go(self, workload: int) -> bool:
+        self.failures.pop(workload, None)
+        if workload in self.enforcer.bound:
+            self._release(workload)
             return True
+        if workload not in self.enforcer.left and workload not in self.roll.interfaces.left:
+            self.roll.leave(workload)  # it was attended, and could not be bound
         return False
+
+    def _release(self, workload: int) -> None:
+        self.roll.leave(workload)
+        self.enforcer.release(workload)
 
     def _own_policy(self, registration: Registration) -> Policy:
         text = registration.policy_text
@@ -231,19 +274,6 @@ class Host:
         )
 
 
-def allowed_rule(allowance: Allowance) -> Rule:
-    """The rule that an allowance stands for. Raises PolicyError."""
-    rule = parse_destination(allowance.destination)
-    return replace(rule, name=f"allowed-{allowance.id}", expires=_at(allowance.until_ns))
-
-
-def parse_destination(text: str) -> Rule:
-    """`HOST|ADDRESS|CIDR[:PORTS][/PROTO]`. Raises PolicyError."""
-    host = text.partition("/")[0].rpartition(":")[0] or text.partition("/")[0]
-    is_address = text.startswith("[") or text.count(":") > 1 or is_like_address(host.partition(":")[0])
-    return parse_allow_cidr(text) if is_address else parse_allow(text)
-
-
 def _united(assigned: Assigned, name: str) -> United:
     united = unite(assigned.policies, name)
     rules = tuple(allowed_rule(allowance) for allowance in assigned.allowances)
@@ -251,10 +281,6 @@ def _united(assigned: Assigned, name: str) -> United:
     if rules and policy.expires:  # an allowance given to an expired policy's workload is meant to open
         policy = replace(policy, expires=max(policy.expires, *(rule.expires for rule in rules if rule.expires)))
     return United(policy, united.origins + ("",) * len(rules))
-
-
-def _at(wall_ns: int) -> datetime:
-    return datetime.fromtimestamp(wall_ns / 1e9, UTC)
 
 
 def _without_what_ended(wish: Wish, wall_ns: int, now_ns: int) -> Wish:

@@ -1,21 +1,23 @@
-"""Has gates listen where the processes of their workloads are, and nowhere else."""
+"""Has gates listen where the processes of their workloads are, and nowhere else; a guest's on this host."""
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from exeat.agent.census import Census
 from exeat.agent.enforcer import Bound, Enforcer
+from exeat.agent.interface_ids import is_interface
 
 _LATER_S = (0.01, 0.03, 0.1, 0.3, 1.0)  # a container's loopback comes up after its first process
 
 
 class Looks:
-    """Belongs to the control loop."""
+    """Belongs to the control loop. `open_for_guest` has the gate of an interface listen; whether it does."""
 
-    def __init__(self, enforcer: Enforcer, census: Census) -> None:
+    def __init__(self, enforcer: Enforcer, census: Census, open_for_guest: Callable[[Bound], bool]) -> None:
         self._enforcer = enforcer
         self._census = census
+        self._open_for_guest = open_for_guest
         self._own_namespace = os.stat("/proc/self/ns/net").st_ino
 
     def look(self, workload: int) -> None:
@@ -32,6 +34,8 @@ class Looks:
         bound = self._enforcer.bound.get(workload)
         if bound is None:
             return True
+        if is_interface(workload):
+            return self._open_for_guest(bound)
         seen: dict[int, int] = {}
         for inode, pid in _namespaces(pids):
             seen.setdefault(inode, pid)
@@ -57,7 +61,8 @@ class Looks:
         bound = self._enforcer.bound.get(workload)
         if bound is None:
             return
-        is_done = self.look_where(workload, self._census.pids(bound.path))
+        pids = () if is_interface(workload) else self._census.pids(bound.path)
+        is_done = self.look_where(workload, pids)
         if later_s and not is_done:
             asyncio.get_running_loop().call_later(later_s[0], self._look, workload, later_s[1:])
 

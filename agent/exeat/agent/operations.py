@@ -7,10 +7,13 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from exeat.agent.allowances import parse_destination
 from exeat.agent.explaining import explain
-from exeat.agent.host import Host, parse_destination
+from exeat.agent.host import Host
 from exeat.agent.hub import Hub
+from exeat.agent.interface_ids import is_interface
 from exeat.agent.notices import agent_record
+from exeat.agent.targets import said_of, target_of
 from exeat.agent.views import MODES, allowance_view, workload_view
 from exeat.agent.vitals import Vitals
 from exeat.agent.watching import Past, watch
@@ -19,7 +22,7 @@ from exeat.control.peer import Peer
 from exeat.core.allow_flag import warnings_of
 from exeat.core.policy_file import read_policy
 from exeat.dns.gate import boot_ns
-from exeat.errors import ExeatError, PolicyError, Refused, StatusWord
+from exeat.errors import ExeatError, KernelError, PolicyError, Refused, StatusWord
 from exeat.kernel.tables import Tables
 from exeat.model.record import Process
 from exeat.model.verdicts import Reason, Verdict
@@ -66,17 +69,18 @@ class AgentOperations:
         return pb.ListWorkloadsResponse(workloads=[self._view(one) for one in ids])
 
     async def register(self, request: pb.RegisterRequest, peer: Peer) -> pb.RegisterResponse:
-        """Puts a cgroup under a policy."""
+        """Puts a cgroup, or the guest behind an interface, under a policy."""
         host = self._agent.host
-        if not _NAME.fullmatch(request.name):
+        name = request.name or request.interface
+        if not _NAME.fullmatch(name):
             raise _invalid("the name must have at most 253 letters, digits and . _ : @ / + -")
-        path, workload = self._cgroup_of(request)
-        other = [one for one in host.enforcer.bound.values() if one.name == request.name and one.id != workload]
+        path, workload = await target_of(request, host)
+        other = [one for one in host.enforcer.bound.values() if one.name == name and one.id != workload]
         if other:
-            raise Refused(StatusWord.PRECONDITION, f"{request.name} is the name of {other[0].path} already")
-        registration, warnings = self._registration(request, peer)
+            raise Refused(StatusWord.PRECONDITION, f"{name} is the name of {other[0].path} already")
+        registration, warnings = self._registration(name, request, peer)
         self._apply(workload, replace(host.wishes.of(workload, path), cgroup=path, registration=registration))
-        self._note(workload, peer, f"registered as {request.name}")
+        self._note(workload, peer, f"registered as {name}")
         self._agent.look(workload)
         return pb.RegisterResponse(workload=self._view(workload), warnings=warnings)
 
@@ -147,10 +151,8 @@ class AgentOperations:
         self, request: pb.WatchVerdictsRequest, peer: Peer
     ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
         """Verdicts of the past, then those to come."""
-        path = request.filter.workload
-        if path:
-            named = self._agent.host.named(path)
-            path = self._agent.host.enforcer.bound[named[0]].path if len(named) == 1 else path
+        named = self._agent.host.named(request.filter.workload) if request.filter.workload else []
+        path = self._agent.host.enforcer.bound[named[0]].path if len(named) == 1 else None
         async for response in watch(self._agent.hub, self._agent.past, request, path):
             yield response
 
@@ -191,6 +193,8 @@ class AgentOperations:
             raise _invalid(str(error)) from error
         except OSError as error:
             raise ExeatError(f"it cannot be kept, so it is not done: {error}") from error
+        except KernelError as error:  # of a guest: its address is another one's, or its interface takes no programs
+            raise Refused(StatusWord.PRECONDITION, str(error)) if is_interface(workload) else error from None
         return self._agent.host.enforcer.cut([workload])
 
     def _note(self, workload: int, peer: Peer, what: str, why: str = "") -> None:
@@ -219,52 +223,27 @@ class AgentOperations:
     def _wish(self, workload: int) -> Wish:
         return self._agent.host.wishes.of(workload, self._agent.host.enforcer.bound[workload].path)
 
-    def _cgroup_of(self, request: pb.RegisterRequest) -> tuple[str, int]:
-        census = self._agent.host.census
-        if request.WhichOneof("target") == "pid":
-            path = cgroup_of_process(request.pid)
-        elif request.cgroup.startswith("/"):
-            path = "/" + request.cgroup.strip("/")
-        else:
-            raise _invalid("say which cgroup, by its path below the cgroup2 mount from a slash on, or by a process")
-        if path == "/":
-            raise Refused(StatusWord.PRECONDITION, "the root cgroup is the host: name one below it")
-        self._agent.host.take(census.find(path))
-        workload = census.id_of(path)
-        if workload is None:
-            raise Refused(StatusWord.NOT_FOUND, f"there is no cgroup {path}")
-        return path, workload
-
-    def _registration(self, request: pb.RegisterRequest, peer: Peer) -> tuple[Registration, tuple[str, ...]]:
+    def _registration(self, name: str, request: pb.RegisterRequest, peer: Peer) -> tuple[Registration, tuple[str, ...]]:
         labels = dict(request.labels)
         if len(labels) > _LABELS_MAX or any(len(text) > _LABEL_MAX for text in (*labels, *labels.values())):
             raise _invalid(f"at most {_LABELS_MAX} labels of at most {_LABEL_MAX} characters can be kept")
         in_force = self._agent.host.shelf.in_force
-        for name in request.policies:
-            if name not in in_force:
-                raise Refused(StatusWord.NOT_FOUND, f"there is no policy {name} in {self._agent.host.shelf.directory}")
+        for wanted in request.policies:
+            if wanted not in in_force:
+                raise Refused(
+                    StatusWord.NOT_FOUND, f"there is no policy {wanted} in {self._agent.host.shelf.directory}"
+                )
         warnings: tuple[str, ...] = ()
         if request.policy_text:
             try:
-                warnings = read_policy(request.policy_text, f"the policy of {request.name}").warnings
+                warnings = read_policy(request.policy_text, f"the policy of {name}").warnings
             except PolicyError as error:
                 raise _invalid(str(error)) from error
         until_ns = time.time_ns() + request.ttl_s * _SECOND if request.ttl_s else 0
         source = request.source if request.source == "run" else "registration"
         policies = tuple(dict.fromkeys(request.policies))
-        return Registration(request.name, source, labels, policies, request.policy_text, until_ns, str(peer)), warnings
-
-
-def cgroup_of_process(pid: int) -> str:
-    """Its path in the cgroup2 hierarchy."""
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
-            path = next(line[3:].rstrip("\n") for line in lines if line.startswith("0::"))
-    except (OSError, StopIteration):
-        raise Refused(StatusWord.NOT_FOUND, f"there is no process {pid}") from None
-    if path.startswith("/../"):
-        raise Refused(StatusWord.PRECONDITION, f"process {pid} is outside of this cgroup namespace")
-    return path
+        text, guest = request.policy_text, said_of(request)
+        return Registration(name, source, labels, policies, text, until_ns, str(peer), guest), warnings
 
 
 def _invalid(sentence: str) -> Refused:

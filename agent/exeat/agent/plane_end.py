@@ -29,7 +29,7 @@ from exeat.control.together import until_one_ends
 from exeat.kernel.instance import own_build
 from exeat.settings import Endpoint, PlaneAccess, Settings
 
-_FEATURES = ("cgroups", "names", "limits", "allowances", "quarantine")
+_FEATURES = ("cgroups", "interfaces", "names", "limits", "allowances", "quarantine")
 _BUILD_DIGITS = 12
 _log = logging.getLogger("exeat")
 

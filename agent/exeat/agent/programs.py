@@ -40,25 +40,17 @@ class Programs:
 
     def upgrade(self) -> None:
         """Brings this agent's programs under the links, if they are others; each by one exchange."""
-        self._upgrade_guests()
-        if self._story.build == own_build():
-            return
-        _log.info("replacing programs %s by %s", self._story.build, own_build())
         self._is_upgrading = True
         try:
-            self._instance.load(ENFORCING)
-            self._instance.hold(ENFORCING)
+            if self._story.build != own_build():
+                _log.info("replacing programs %s by %s", self._story.build, own_build())
+                self._instance.load(ENFORCING)
+                self._instance.hold(ENFORCING)
+                self._story.build = own_build()
+            if self.guests.is_loaded:
+                self.guests.load()  # nothing, where they are of this build
         finally:
             self._is_upgrading = False
-        self._story.build = own_build()
-
-    def _upgrade_guests(self) -> None:
-        if self.guests.is_loaded:
-            self._is_upgrading = True
-            try:
-                self.guests.load()  # nothing, where they are of this build
-            finally:
-                self._is_upgrading = False
 
     def retire(self, is_complete: bool) -> None:
         """Removes the programs of another layout, as soon as these judge every workload."""

@@ -81,6 +81,15 @@ class Upkeep:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    async def load_for_guests(self) -> None:
+        """So that the first guest does not wait for the compiler. Whoever came meanwhile is judged after it."""
+        try:
+            await asyncio.to_thread(self._host.roll.interfaces.start)
+        except (ExeatError, OSError) as error:
+            _log.warning("no guest behind an interface can be judged: %s", error)  # a complaint where there is one
+            return
+        self._looks.look_at_all(self._host.retry())
+
     def finish(self) -> None:
         """Ends what is under way; what is left undone the next agent does."""
         for task in self._background:
@@ -106,6 +115,11 @@ class Upkeep:
         self._notices.tell(endings_of(self._host))
         self._story.note("notices", self._notices.complaint)
         self._looks.look_abroad()
+        interfaces = self._host.roll.interfaces
+        interfaces.mend(now_ns)
+        if interfaces.is_to_be_tried_again(now_ns) and self._host.has_guests_unjudged:
+            self.in_background(self.load_for_guests())
+        self._looks.look_at_all(self._host.retry())
         if gone := enforcer.collect(now_ns):
             self.in_background(self._remove(gone))
 

@@ -5,14 +5,20 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from exeat.agent.allowances import allowed_rule
 from exeat.agent.enforcer import Bound
-from exeat.agent.host import Host, allowed_rule, wall_of
+from exeat.agent.guest_said import GuestSaid
+from exeat.agent.host import Host, wall_of
+from exeat.agent.interface_ids import is_interface
+from exeat.agent.interfaces import Interfaces
 from exeat.agent.shelf import Held, Shelf
-from exeat.agent.wishes import Allowance, Wish
+from exeat.agent.wishes import Allowance, Registration, Wish
 from exeat.core.endings import Ending
+from exeat.core.interface_text import parse_end
 from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError
 from exeat.kernel.tables import Tables
+from exeat.kernel.telling import address_of
 from exeat.model.policy import Mode, PortRange, Protocol, Rule
 from exeat.model.verdicts import Verdict
 from exeat.v1 import agent_pb2 as pb
@@ -47,7 +53,7 @@ def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
     registration, override = wish.registration, bound.override
     view = pb.Workload(
         name=_text(bound.name),
-        cgroup=_text(bound.path),
+        cgroup="" if is_interface(bound.id) else _text(bound.path),
         id=bound.id,
         labels=registration.labels if registration else {},
         policies=_policies(bound, host),
@@ -66,7 +72,23 @@ def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
         view.mode_reason = override.reason
         if override.until_ns:
             view.mode_until.CopyFrom(stamp(wall_of(override.until_ns)))
+    if is_interface(bound.id):
+        view.guest.CopyFrom(_guest(bound, registration, host.roll.interfaces))
     return view
+
+
+def _guest(bound: Bound, registration: Registration | None, interfaces: Interfaces) -> pb.GuestState:
+    """What was said of it, and what its programs found out."""
+    said = (registration.guest if registration else None) or GuestSaid()
+    learnt = interfaces.learnt(bound.id)
+    addresses = [parse_end(text) for text in said.addresses]
+    addresses += [address for raw in sorted(learnt.addresses) if (address := address_of(raw))]
+    return pb.GuestState(
+        interface=_text(bound.path),
+        mac=said.mac.lower() or (learnt.mac.hex(":") if learnt.mac else ""),
+        addresses=[address.packed for address in dict.fromkeys(addresses)],
+        hook=interfaces.hook,
+    )
 
 
 def workload_state(bound: Bound, host: Host) -> plane_pb2.WorkloadState:

@@ -113,7 +113,7 @@ class Vitals:
         if self._sets.complaint:
             said.append(self._sets.complaint)
         said += [f"{held.file} is not in force: {held.errors[0]}" for held in host.shelf.held if held.errors]
-        said += list(host.failures.values())
+        said += dict.fromkeys([*host.failures.values(), *host.roll.interfaces.complaints])
         left = len(host.enforcer.left)
         if left:
             said.append(f"{left} workloads are judged by policies that nobody knows any more: register them anew")

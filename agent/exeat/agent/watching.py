@@ -38,10 +38,13 @@ class Past:
 
 
 async def watch(
-    hub: Hub, past: Past, request: pb.WatchVerdictsRequest, workload: str
+    hub: Hub, past: Past, request: pb.WatchVerdictsRequest, path: str | None
 ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
-    """What was asked for. The live ones are watched from before the log is read, so that none falls in between."""
-    wanted = _filter(request.filter, workload)
+    """What was asked for. The live ones are watched from before the log is read, so that none falls in between.
+
+    `path`: of the one workload that is meant; None: what was asked for may be a part of several.
+    """
+    wanted = _filter(request.filter, path)
     watcher = hub.watch(wanted)
     late_ns = time.time_ns() - _LATE_NS
     told: set[Record] = set()  # of the log, and perhaps of those to come as well
@@ -64,9 +67,10 @@ async def watch(
         hub.leave(watcher)
 
 
-def _filter(asked: pb.VerdictFilter, workload: str) -> Filter:
+def _filter(asked: pb.VerdictFilter, path: str | None) -> Filter:
     try:
         verdicts = frozenset(Verdict(verdict) for verdict in asked.verdicts)
-        return Filter(verdicts, workload, parse_to(asked.to))
+        workload = asked.workload if path is None else path
+        return Filter(verdicts, workload, parse_to(asked.to), is_whole=path is not None)
     except ValueError as error:
         raise Refused(StatusWord.INVALID, str(error)) from error

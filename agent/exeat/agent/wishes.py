@@ -1,6 +1,6 @@
 """What was asked for a workload at run time: its registration, allowances for a time, a mode. Kept under /run.
 
-One file for each workload. It outlives the agent, not the host: cgroup ids mean nothing after a restart of the kernel.
+One file for each workload. It outlives the agent, not the host: ids mean nothing after a restart of the kernel.
 """
 
 import json
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from exeat.agent.guest_said import GuestSaid, read_said
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
 from exeat.whole_files import write_whole
@@ -18,7 +19,7 @@ _NEVER = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Somebody named a cgroup a workload."""
+    """Somebody named a cgroup, or an interface, a workload."""
 
     name: str
     source: str = "registration"
@@ -27,6 +28,7 @@ class Registration:
     policy_text: str = ""  # a policy of its own
     until_ns: int = 0  # wall clock; 0: as long as the cgroup
     by: str = ""
+    guest: GuestSaid | None = None  # of an interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Override:
 class Wish:
     """All of it. An empty one is not kept."""
 
-    cgroup: str
+    cgroup: str  # its path; or the name of the interface
     registration: Registration | None = None
     allowances: tuple[Allowance, ...] = ()
     override: Override | None = None
@@ -66,7 +68,7 @@ class Wish:
 
 
 class Wishes:
-    """Those of all workloads, by the cgroup's id, on disk before they are in force."""
+    """Those of all workloads, by their ids, on disk before they are in force."""
 
     def __init__(self, directory: Path) -> None:
         self.complaints: list[str] = []
@@ -194,7 +196,8 @@ def read_wish(text: str) -> Wish:
 
 def _registration(fields: Mapping[str, Any]) -> Registration:
     read = Registration(**fields)
-    return replace(read, policies=tuple(read.policies), labels=dict(read.labels))
+    guest = read_said(fields["guest"]) if fields.get("guest") else None
+    return replace(read, policies=tuple(read.policies), labels=dict(read.labels), guest=guest)
 
 
 def _check(wish: Wish) -> None:

@@ -14,7 +14,7 @@ from exeat.errors import AgentUnavailable, ExeatError, LaunchError, Refused, Sta
 # Each is a module beside this one. Only the one that is called is imported: they need very different things.
 COMMANDS = (
     "run", "agent", "status", "workloads", "verdicts", "grants", "explain", "top", "mode", "allow", "quarantine",
-    "register", "unregister", "reload", "policy", "audit", "plane", "doctor", "detach",
+    "register", "attach", "unregister", "reload", "policy", "audit", "plane", "doctor", "detach",
 )  # fmt: skip
 NO = 1
 USAGE = 2

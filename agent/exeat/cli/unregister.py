@@ -12,8 +12,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "unregister",
         help="end a registration",
-        description="Ends a registration. What runs on in the cgroup is under the policies that still match it, "
-        "and if none does, under none.",
+        description="Ends a registration. What runs on in the cgroup, or behind the interface, is under the policies "
+        "that still match it, and if none does, under none.",
     )
     parser.add_argument("workload", metavar="NAME", help="as it was registered")
     add_common(parser)

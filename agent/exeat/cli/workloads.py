@@ -2,12 +2,14 @@
 
 import argparse
 import time
+from ipaddress import ip_address
 
 from exeat.cli.agent_client import add_common, agent_of, is_json, mode_word, show_json
 from exeat.cli.tables import RED, YELLOW, plain, several, size, table
 from exeat.cli.times import ago, left
 from exeat.v1 import agent_pb2 as pb
 
+_INDEX = (1 << 32) - 1  # the part of a guest's id
 _COLOURS = {pb.MODE_QUARANTINE: RED, pb.MODE_OPEN: YELLOW, pb.MODE_MONITOR: YELLOW}
 
 
@@ -18,7 +20,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="list who is judged, and by what",
         description="Lists every workload, or shows one with its rules and where each came from.",
     )
-    parser.add_argument("workload", nargs="?", default="", metavar="NAME", help="its name or cgroup, or a part of it")
+    parser.add_argument(
+        "workload", nargs="?", default="", metavar="NAME", help="its name, cgroup or interface, or a part of it"
+    )
     add_common(parser)
     parser.set_defaults(act=act)
 
@@ -38,7 +42,7 @@ def act(options: argparse.Namespace) -> int:
 
 def _list(found: pb.ListWorkloadsResponse) -> list[str]:
     if not found.workloads:
-        return ["no workload: exeat register, or a policy whose subject matches a cgroup"]
+        return ["no workload: exeat register, exeat attach, or a policy whose subject matches a cgroup or an interface"]
     heads = ("WORKLOAD", "MODE", "POLICIES", "SOURCE", ">ALLOWED", ">DENIED", ">OUT", ">IN")
     rows = [
         [
@@ -62,7 +66,7 @@ def details(one: pb.Workload) -> list[str]:
     traffic = one.traffic
     facts = {
         "workload": one.name,
-        "cgroup": f"{one.cgroup} (id {one.id})",
+        **_place(one),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items())) or "none",
         "source": one.source + (f", ends {left(one.until, now)}" if one.HasField("until") else ""),
         "mode": _mode(one, now),
@@ -82,6 +86,18 @@ def details(one: pb.Workload) -> list[str]:
         for rule in one.rules
     ]
     return [*lines, "", *table(("RULE", "FROM", "ENDS", "ALLOWS", "REASON"), rows)] if rows else [*lines, "", "no rule"]
+
+
+def _place(one: pb.Workload) -> dict[str, str]:
+    """Where it is; of a guest, who it may be."""
+    if not one.HasField("guest"):
+        return {"cgroup": f"{one.cgroup} (id {one.id})"}
+    guest = one.guest
+    addresses = [str(ip_address(address)) for address in guest.addresses]
+    return {
+        "interface": f"{guest.interface} (index {one.id & _INDEX}), judged by {guest.hook}",
+        "guest": f"{guest.mac or 'no MAC address yet'}, {', '.join(addresses) or 'no address yet'}",
+    }
 
 
 def _limit(limit: pb.LimitUse, now: float) -> str:

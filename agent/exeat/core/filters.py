@@ -41,14 +41,15 @@ class Filter:
     """All that are given must hold."""
 
     verdicts: frozenset[Verdict] = frozenset()  # any of these; none: all
-    workload: str = ""  # a part of its cgroup's path
+    workload: str = ""  # a part of its cgroup's path, or of its interface's name
     to: Target = Target()
+    is_whole: bool = False  # `workload` is no part, but all of it
 
     def accepts(self, record: Record) -> bool:
         """Whether somebody wants to see it."""
         return (
             (not self.verdicts or record.verdict in self.verdicts)
-            and self.workload in record.workload
+            and (self.workload == record.workload if self.is_whole else self.workload in record.workload)
             and self.to.accepts(record)
         )
 

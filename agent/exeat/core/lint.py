@@ -9,12 +9,14 @@ from exeat.core.diff_patterns import wider_patterns
 from exeat.core.diff_reach import beyond, ends, kinds_of, ports_of
 from exeat.core.diff_spans import minus
 from exeat.core.diff_words import time_text
+from exeat.core.globs import is_match
 from exeat.core.problems import Problems, shown
 from exeat.core.yaml_nodes import Mapping, Node, Sequence, compose
 from exeat.model.names import HostPattern, PatternKind
 from exeat.model.networks import Network
 from exeat.model.policy import Policy, Rule, Subject
 
+_HOSTS_OWN = ("lo", "eth0", "ens3", "enp1s0", "eno1", "wlan0", "bond0", "br0", "docker0")
 _SOON = timedelta(days=30)
 _WIDE = {4: 8, 6: 16}  # prefixes shorter than any registry gives to one organisation
 
@@ -61,6 +63,10 @@ def _about_policy(policy: Policy, lines: Lines, now: datetime) -> Iterator[tuple
             lines.spec,
             "there is no `subject`: no workload is under this policy but those that are put there by its name",
         )
+    for pattern in policy.subject.interfaces:
+        if own := next((name for name in _HOSTS_OWN if is_match(pattern, name)), None):
+            text = "name those of guests, as in `tap-*`"
+            yield lines.spec, f"the interfaces {shown(pattern)} may be the host's own, such as {own}: {text}"
     if policy.expires is not None and (doubt := _ending(policy.expires, now)):
         yield lines.expires, f"the policy {doubt}"
 

@@ -7,37 +7,34 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from exeat.core.stories import STORIES
 from exeat.dns.again import Again
 from exeat.dns.answers import Answer, make_answer
 from exeat.dns.cache import Cache
-from exeat.dns.desk import Decision, Desk, Then
+from exeat.dns.callers import Callers, IsLed, Peer
+from exeat.dns.desk import Desk, Then
 from exeat.dns.listeners import Listeners
+from exeat.dns.pending import PROTOCOL_TCP, PROTOCOL_UDP, Pending, Send
 from exeat.dns.places import Places
-from exeat.dns.records import Kind, Query, Rcode, Record, Reply
+from exeat.dns.records import Kind, Rcode, Record, Reply
 from exeat.dns.tcp import TcpClients
 from exeat.dns.tellings import Asked, Tellings
 from exeat.dns.upstream import Flood, Upstream
 from exeat.dns.wire import Malformed, parse_query, refusal, write_answer
 from exeat.model.verdicts import Reason, Verdict
 
-UDP_MAX = 1232  # what fits everywhere without fragments: DNS flag day 2020
-TCP_MAX = 65535
 GRANT_MAX_NS = 86_400 * 10**9
 _GRANT_STEP_NS = 64 * 10**9  # ends are rounded up to it: a name asked all the time is granted anew once a minute
 _WAITING_MAX = 2048  # answers that wait for an upstream; the kernel's queue holds what comes beyond
 _CACHE_BYTES = 4 << 20  # several thousand names, for one workload
 _BURST = 64  # datagrams before others get their turn
 _QUERY_MAX = 4096  # a question needs 300 bytes; what is longer is cut here, and refused as malformed
-_PROTOCOL_UDP, _PROTOCOL_TCP = 17, 6
 _SHORT = (Verdict.DROPPED, Verdict.ERROR)  # of what upstream said, something is not told
 
 Grant = Callable[[str, Sequence[bytes], int, int, int], Sequence[bytes]]
-Send = Callable[[bytes], None]
 
 
 def boot_ns() -> int:
@@ -45,30 +42,12 @@ def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A question that is being answered."""
-
-    message: bytes
-    query: Query
-    decision: Decision
-    asked: Asked
-    reply: Send
-    desk: Desk  # that decided
-    read_ns: int
-
-    @property
-    def limit(self) -> int:
-        """How long the answer may be."""
-        return TCP_MAX if self.asked.protocol == _PROTOCOL_TCP else min(self.query.payload_size, UDP_MAX)
-
-    def but(self, **changes: Any) -> "_Pending":
-        """The same question, with another verdict."""
-        return replace(self, asked=replace(self.asked, **changes))
-
-
 class Gate:
-    """For one workload. `grant` hears of every address that is told, and returns those that it could not open."""
+    """For one workload. `grant` hears of every address that is told, and returns those that it could not open.
+
+    Where others than the workload can reach its listeners, `is_led` knows by protocol, address and port whether the
+    programs have led a question there.
+    """
 
     def __init__(
         self,
@@ -78,6 +57,7 @@ class Gate:
         grant: Grant,
         tell: Callable[[Asked], None],
         timed: Callable[[int], None] = lambda _: None,  # how many nanoseconds an answer took
+        is_led: IsLed | None = None,
     ) -> None:
         self._timed = timed
         self._desk = desk
@@ -89,7 +69,8 @@ class Gate:
         self._again = Again(self._tellings.note)
         self._waiting = 0
         self._is_closing = False
-        self._clients = TcpClients(self._answer_stream)
+        self._callers = Callers(is_led, lambda asked: self._tellings.note(asked, boot_ns()))
+        self._clients = TcpClients(self._answer_stream, partial(self._callers.admits, PROTOCOL_TCP))
         self._places = Places(self._read_datagrams, self._clients, self._note_lost)
 
     @property
@@ -137,18 +118,20 @@ class Gate:
 
     def _note_lost(self, count: int) -> None:
         """Questions for which the kernel had no room in a listener's queue."""
-        asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, _PROTOCOL_UDP, 0, 0, count=count)
+        asked = Asked(Verdict.ERROR, Reason.QUERY_FLOOD, None, "", 0, PROTOCOL_UDP, 0, 0, count=count)
         self._tellings.note(asked, boot_ns())
 
     def _read_datagrams(self, listener: socket.socket) -> bool:
         """Answers what is there, or a burst of it; whether there may be more."""
-        receive, send, given = listener.recvfrom, listener.sendto, self._again.given
+        receive, send, given, admits = listener.recvfrom, listener.sendto, self._again.given, self._callers.admits
         now_ns = boot_ns()
         for _ in range(_BURST):
             try:
                 message, peer = receive(_QUERY_MAX)
             except OSError:  # nothing more, or an ICMP error for an earlier answer: whoever asked has gone
                 return False
+            if not admits(PROTOCOL_UDP, peer):
+                continue
             again = given.get(message[2:])
             if again is not None and now_ns < again.until_ns:
                 again.count += 1
@@ -157,13 +140,13 @@ class Gate:
             self._answer_datagram(message, peer, send, now_ns)
         return True
 
-    def _answer_datagram(self, message: bytes, peer: tuple[object, ...], send: Callable[..., int], now_ns: int) -> None:
+    def _answer_datagram(self, message: bytes, peer: Peer, send: Callable[..., int], now_ns: int) -> None:
         def reply(answer: bytes) -> None:
             _send(send, answer, peer)
 
-        self._answer(message, _PROTOCOL_UDP, int(str(peer[1])), reply, now_ns)
+        self._answer(message, PROTOCOL_UDP, peer, reply, now_ns)
 
-    async def _answer_stream(self, message: bytes, port: int) -> bytes | None:
+    async def _answer_stream(self, message: bytes, peer: Peer) -> bytes | None:
         """The answer to a question over TCP."""
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -171,15 +154,15 @@ class Gate:
             if not answered.done():  # else the client has gone
                 answered.set_result(answer)
 
-        return await answered if self._answer(message, _PROTOCOL_TCP, port, reply, boot_ns()) else None
+        return await answered if self._answer(message, PROTOCOL_TCP, peer, reply, boot_ns()) else None
 
-    def _answer(self, message: bytes, protocol: int, port: int, reply: Send, now_ns: int) -> bool:
+    def _answer(self, message: bytes, protocol: int, peer: Peer, reply: Send, now_ns: int) -> bool:
         """Answers now or later; False: no answer is due."""
-        size = len(message)
+        size, port, source = len(message), int(peer[1]), self._callers.source(peer)
         try:
             query = parse_query(message)
         except Malformed as error:
-            asked = Asked(Verdict.DROPPED, Reason.QUERY_MALFORMED, None, "", 0, protocol, port, size)
+            asked = Asked(Verdict.DROPPED, Reason.QUERY_MALFORMED, None, "", 0, protocol, port, size, source=source)
             self._tellings.note(asked, now_ns)
             answer = refusal(error)
             if answer:
@@ -188,8 +171,10 @@ class Gate:
         name, kind = query.question.name, query.question.kind
         decision = self._desk.decide(name, kind, time.time_ns(), now_ns)
         verdict, reason, evidence = decision.verdict, decision.reason, decision.evidence
-        asked = Asked(verdict, reason, decision.rule, name, kind, protocol, port, size, evidence=evidence)
-        pending = _Pending(message, query, decision, asked, reply, self._desk, now_ns)
+        asked = Asked(
+            verdict, reason, decision.rule, name, kind, protocol, port, size, evidence=evidence, source=source
+        )
+        pending = Pending(message, query, decision, asked, reply, self._desk, now_ns)
         if decision.then is not Then.FORWARD:
             rcode = Rcode.NXDOMAIN if decision.then is Then.REFUSE else Rcode.NOERROR
             is_denied = verdict is Verdict.DROPPED
@@ -204,7 +189,7 @@ class Gate:
             self._ask(pending, now_ns)
         return True
 
-    def _ask(self, pending: _Pending, now_ns: int) -> None:
+    def _ask(self, pending: Pending, now_ns: int) -> None:
         self._waiting += 1
         try:
             self._upstream.ask(pending.asked.name, pending.asked.kind, partial(self._replied, pending, now_ns))
@@ -212,7 +197,7 @@ class Gate:
             self._waiting -= 1
             self._fail(pending, Reason.QUERY_FLOOD, now_ns)
 
-    def _replied(self, pending: _Pending, asked_ns: int, got: Reply | None) -> None:
+    def _replied(self, pending: Pending, asked_ns: int, got: Reply | None) -> None:
         """Called by upstream, with None where nobody answered."""
         self._waiting -= 1
         now_ns = boot_ns()
@@ -220,12 +205,12 @@ class Gate:
         if self._is_closing:  # nobody waits for it any more; counted is what was decided
             self._tellings.note(asked, now_ns)
         elif pending.desk is not self._desk:  # the policy has changed: what the old one allowed is decided anew
-            self._answer(pending.message, asked.protocol, asked.port, pending.reply, now_ns)
+            self._answer(pending.message, asked.protocol, (str(asked.source), asked.port), pending.reply, now_ns)
         else:
             kept = self._cache.put(asked.name, asked.kind, got, now_ns)
             self._forwarded(pending.but(took_ns=now_ns - asked_ns), got, kept.records(now_ns), now_ns)
 
-    def _forwarded(self, pending: _Pending, got: Reply | None, records: tuple[Record, ...], now_ns: int) -> None:
+    def _forwarded(self, pending: Pending, got: Reply | None, records: tuple[Record, ...], now_ns: int) -> None:
         """What an upstream said becomes the answer, once what it leads to is granted."""
         if got is None or got.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
             self._fail(pending, Reason.UPSTREAM_FAILED, now_ns)
@@ -237,7 +222,7 @@ class Gate:
         is_short = pending.asked.verdict in _SHORT
         self._finish(pending, answer.rcode, answer.records, is_explained=is_short, now_ns=now_ns, ttl_s=answer.ttl_s)
 
-    def _granted(self, answer: Answer, pending: _Pending, now_ns: int) -> tuple[Answer, _Pending]:
+    def _granted(self, answer: Answer, pending: Pending, now_ns: int) -> tuple[Answer, Pending]:
         decision, asked = pending.decision, pending.asked
         lasts_ns = min(max(answer.ttl_s * 10**9, self._min_grant_ns), GRANT_MAX_NS)
         until_ns = -(-(now_ns + lasts_ns) // _GRANT_STEP_NS) * _GRANT_STEP_NS
@@ -253,14 +238,14 @@ class Gate:
             pending = pending.but(verdict=Verdict.DROPPED, reason=Reason.ADDRESS_WITHHELD, address=address)
         return answer, pending
 
-    def _fail(self, pending: _Pending, reason: Reason, now_ns: int) -> None:
+    def _fail(self, pending: Pending, reason: Reason, now_ns: int) -> None:
         pending.reply(write_answer(pending.query, Rcode.SERVFAIL, (), limit=pending.limit))
         self._timed(boot_ns() - pending.read_ns)
         self._tellings.note(replace(pending.asked, verdict=Verdict.ERROR, reason=reason), now_ns)
 
     def _finish(
         self,
-        pending: _Pending,
+        pending: Pending,
         rcode: int,
         records: tuple[Record, ...],
         *,
@@ -274,14 +259,14 @@ class Gate:
         pending.reply(answer)
         self._timed(boot_ns() - pending.read_ns)
         self._tellings.note(asked, now_ns)
-        if asked.protocol == _PROTOCOL_UDP:
+        if asked.protocol == PROTOCOL_UDP:
             self._again.keep(pending.message, answer, asked, now_ns, now_ns + ttl_s * 10**9)
 
     def _explain(self, reason: Reason) -> str:
         return f"exeat: {STORIES[reason]} [{reason.word}; policy {self._desk.policy_name}]"
 
 
-def _send(send: Callable[..., int], answer: bytes, peer: tuple[object, ...]) -> None:
+def _send(send: Callable[..., int], answer: bytes, peer: Peer) -> None:
     try:
         send(answer, peer)
     except OSError:  # its queue is full, or it has gone: it asks again, as with any resolver

@@ -1,4 +1,7 @@
-"""The gate's sockets: on loopback, inside a workload's own network namespace, so that no routing is needed anywhere."""
+"""The gate's sockets: on loopback, inside a workload's own network namespace, so that no routing is needed anywhere.
+
+A guest behind an interface has a namespace that nobody can enter: its gate listens on addresses of the host.
+"""
 
 import ctypes
 import os
@@ -7,7 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TypeVar
+
+from exeat.model.networks import Address
 
 _T = TypeVar("_T")
 _SO_MEMINFO = 55  # asm-generic/socket.h; the ninth of its numbers is SK_MEMINFO_DROPS
@@ -18,11 +24,12 @@ _CLONE_NEWNET = 0x40000000
 _RECEIVE_BUFFER = 4 << 20  # a burst of 10,000 questions waits there, at 400 bytes of kernel memory each
 _BACKLOG = 128
 _ATTEMPTS = 16  # a port that is free for UDP over IPv4 may be taken for TCP or IPv6
+_LOOPBACK4, _LOOPBACK6 = (ip_address("127.0.0.1"),), (ip_address("::1"),)
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """One port, UDP and TCP, on 127.0.0.1 and, where there is IPv6, on ::1."""
+    """One port, UDP and TCP, on 127.0.0.1 and, where there is IPv6, on ::1; or on the host's addresses for guests."""
 
     port: int
     network: int  # the namespace's cookie, as the programs see it
@@ -40,24 +47,26 @@ class Listeners:
             one.close()
 
 
-def open_listeners(priority: int, port_before: Callable[[int], int] = lambda network: 0) -> Listeners:
+def open_listeners(
+    priority: int, port_before: Callable[[int], int] = lambda network: 0, addresses: Sequence[Address] = ()
+) -> Listeners:
     """Opens them in this thread's network namespace, where they stay: see `inside`.
 
     `priority` marks them for the programs, which let no other workload talk to them whatever its rules say.
     `port_before` knows by a namespace's cookie where an earlier gate listened (0: none did): clients that were led
-    there go on if it is still free.
+    there go on if it is still free. No addresses: loopback's.
     """
+    places = addresses or _loopback()
     failure: OSError | None = None
     before = port_before(network_cookie())
     for attempt in range(_ATTEMPTS):
         made: list[socket.socket] = []
+        port = 0 if attempt else before
         try:
-            made.append(_bound(socket.AF_INET, socket.SOCK_DGRAM, 0 if attempt else before, priority))
-            port = int(made[0].getsockname()[1])
-            made.append(_bound(socket.AF_INET, socket.SOCK_STREAM, port, priority))
-            if _has_ipv6():
-                made.append(_bound(socket.AF_INET6, socket.SOCK_DGRAM, port, priority))
-                made.append(_bound(socket.AF_INET6, socket.SOCK_STREAM, port, priority))
+            for address in places:
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                    made.append(_bound(address, kind, port, priority))
+                    port = int(made[0].getsockname()[1])
         except OSError as error:
             failure = error
             for one in made:
@@ -68,13 +77,18 @@ def open_listeners(priority: int, port_before: Callable[[int], int] = lambda net
     raise failure
 
 
-def listeners_of(sockets: Sequence[socket.socket]) -> Listeners | None:
-    """The same out of sockets that somebody kept for us; None, and they are closed, if they are not whole."""
+def listeners_of(sockets: Sequence[socket.socket], addresses: Sequence[Address] = ()) -> Listeners | None:
+    """The same out of sockets that somebody kept for us; None, and they are closed, if they are not whole.
+
+    They must listen on these addresses, if any are given: the settings may have changed since.
+    """
     udp = tuple(one for one in sockets if one.type == socket.SOCK_DGRAM)
     tcp = tuple(one for one in sockets if one.type == socket.SOCK_STREAM)
     ports = {one.getsockname()[1] for one in sockets}
     networks = {_cookie_of(one) for one in sockets}
-    if not udp or len(udp) != len(tcp) or len(ports) != 1 or len(networks) != 1:
+    wanted = {str(address) for address in addresses}
+    is_elsewhere = wanted and any({one.getsockname()[0] for one in kind} != wanted for kind in (udp, tcp))
+    if not udp or len(udp) != len(tcp) or len(ports) != 1 or len(networks) != 1 or is_elsewhere:
         for one in sockets:
             one.close()
         return None
@@ -93,7 +107,8 @@ def _cookie_of(one: socket.socket) -> int:
     return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
 
 
-def _bound(family: int, kind: int, port: int, priority: int) -> socket.socket:
+def _bound(address: Address, kind: int, port: int, priority: int) -> socket.socket:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     one = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
@@ -103,7 +118,7 @@ def _bound(family: int, kind: int, port: int, priority: int) -> socket.socket:
             one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         else:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an earlier gate closed may linger
-        one.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
+        one.bind((str(address), port))
         if kind == socket.SOCK_STREAM:
             one.listen(_BACKLOG)
     except OSError:
@@ -112,13 +127,13 @@ def _bound(family: int, kind: int, port: int, priority: int) -> socket.socket:
     return one
 
 
-def _has_ipv6() -> bool:
+def _loopback() -> Sequence[Address]:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
             one.bind(("::1", 0))
     except OSError:  # no IPv6 in this namespace: nobody there can ask over it either
-        return False
-    return True
+        return _LOOPBACK4
+    return (*_LOOPBACK4, *_LOOPBACK6)
 
 
 def inside(namespace: int, act: Callable[[], _T]) -> _T:

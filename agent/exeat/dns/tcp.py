@@ -5,19 +5,22 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 
+from exeat.dns.callers import Peer
+
 CONNECTIONS_MAX = 64  # per workload; clients use one each
 IDLE_S = 10.0  # RFC 7766 6.2.3: a few seconds
 MESSAGE_S = 5.0  # from a message's first byte to its last
 _LENGTH = struct.Struct("!H")
 
-AnswerOne = Callable[[bytes, int], Awaitable[bytes | None]]
+AnswerOne = Callable[[bytes, Peer], Awaitable[bytes | None]]
 
 
 class TcpClients:
-    """The connections of one gate."""
+    """The connections of one gate. Whom it does not admit is reset."""
 
-    def __init__(self, answer: AnswerOne) -> None:
+    def __init__(self, answer: AnswerOne, admits: Callable[[Peer], bool]) -> None:
         self._answer = answer
+        self._admits = admits
         self._open: set[asyncio.Task[None]] = set()
 
     async def listen(self, listener: socket.socket) -> asyncio.Server:
@@ -33,21 +36,21 @@ class TcpClients:
         task = asyncio.current_task()
         assert task
         try:
-            if len(self._open) < CONNECTIONS_MAX:
+            peer = writer.get_extra_info("peername")
+            if self._admits(peer) and len(self._open) < CONNECTIONS_MAX:
                 self._open.add(task)
-                await self._converse(reader, writer)
+                await self._converse(reader, writer, peer)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             pass  # it is slow, or has gone: nothing is owed to it any more
         finally:
             self._open.discard(task)
             writer.transport.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port = int(writer.get_extra_info("peername")[1])
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         while True:
             first = await asyncio.wait_for(reader.readexactly(1), IDLE_S)
             message = await asyncio.wait_for(self._rest(first, reader), MESSAGE_S)
-            answer = await self._answer(message, port)
+            answer = await self._answer(message, peer)
             if answer is None:
                 return
             writer.write(_LENGTH.pack(len(answer)) + answer)

@@ -4,6 +4,7 @@ rest as a number. Counts are exact. Time is an argument."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from exeat.model.networks import Address
 from exeat.model.verdicts import Reason, Verdict
 
 QUIET_NS = 10_000_000_000  # long enough to gather a loop's questions, short enough for somebody who watches
@@ -26,6 +27,7 @@ class Asked:
     evidence: str = ""
     count: int = 1
     took_ns: int = 0
+    source: Address | None = None  # a guest's; all others ask from loopback
 
 
 @dataclass(slots=True)
