@@ -5,7 +5,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc libbpf1 linux-libc-dev iproute2
-TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium golang-google-grpc-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git
+TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium golang-google-grpc-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git qemu-system-x86 busybox-static
 TESTERS := 3
 CLANG_FORMAT := clang-format --style=file
 
@@ -61,6 +61,7 @@ fuzz: setup ## made-up hellos, DNS messages, API requests and logs, SECONDS_TO_R
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_api.py $${SECONDS_TO_RUN:-60}
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_audit.py $${SECONDS_TO_RUN:-60}
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_state.py $${SECONDS_TO_RUN:-60}
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz_guest_frames.py $${SECONDS_TO_RUN:-60}
 
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/vm/requirements.lock

@@ -18,7 +18,7 @@ _RUNS = (
 )  # fmt: skip
 _ALONE = (
     "test_bench_short", "test_verdict_flood", "test_attack_gate_floods", "test_upstream_load", "test_compile_size",
-    "test_launch.py",
+    "test_launch.py", "test_bench_guest_short", "test_real_guest",
 )  # fmt: skip
 
 

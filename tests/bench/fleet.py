@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.agent_side import HOSTS, policy_text
 from bench.place import Place
-from bench.rows import Bar, Row, row
+from bench.rows import Bar, Row, p99, row
 from e2e.agent_stage import AgentStage, open_agent_stage
 from exeat.control.asking import AgentClient
 from exeat.errors import Refused
@@ -66,8 +66,8 @@ def _asked(stage: AgentStage, agent: AgentClient, times: int) -> Iterator[Row]:
         one = pb.RegisterRequest(name=f"r{number}", cgroup=stage.path(cgroup), policies=["p1"])
         registered.append(_timed(lambda one=one: agent.register(one)))  # type: ignore[misc]
     note = "median and quartiles; p99 "
-    yield row("one host allowed to one of 500 workloads", allowed, "ms", Bar(20), note + f"{_p99(allowed):.0f}")
-    yield row("a cgroup registered", registered, "ms", None, note + f"{_p99(registered):.0f}")
+    yield row("one host allowed to one of 500 workloads", allowed, "ms", Bar(20), note + f"{p99(allowed):.0f}")
+    yield row("a cgroup registered", registered, "ms", None, note + f"{p99(registered):.0f}")
     for number in range(times):
         agent.unregister(pb.UnregisterRequest(workload=f"r{number}"))
 
@@ -121,10 +121,6 @@ def _timed(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return (time.perf_counter() - began) * 1000
-
-
-def _p99(values: list[float]) -> float:
-    return sorted(values)[max(0, round(0.99 * len(values)) - 1)]
 
 
 def _resident_mb(stage: AgentStage) -> float:

@@ -5,7 +5,7 @@
  *     load serve ADDRESS            says "ready", then serves until its input ends
  *     load client ADDRESS [CPU]     obeys one order a line, answers with two numbers: how many, and nanoseconds
  *
- * Orders: connect N, first N, tls MS, tcp MS, send N, sendto N, denied PER_SECOND MS. What they do stands at each. */
+ * Orders: connect N, first N, tls MS, tcp MS, take MS, send N, sendto N, denied PER_SECOND MS. What they do stands at each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -27,6 +27,7 @@
 
 /* Twins: load.py, and the rules in place.py. */
 enum { PORT_CONNECT = 5001, PORT_SINK = 5002, PORT_UDP = 5003, PORT_DENIED = 5004, PORT_FIRST = 443, PORT_TLS = 8443 };
+enum { LEFT_OVER_NS = 10000000 };
 enum { BLOCK = 65536, RECORD = 16384, DATAGRAM = 64, HELLO_MAX = 4096 };
 
 static char block[BLOCK];
@@ -103,6 +104,27 @@ static uint64_t write_bulk(int *fd, uint16_t port, bool is_tls, uint64_t ms) {
   return sent;
 }
 
+/* The same the other way: what the server sends as fast as it is taken. What came between two orders is not counted. */
+static uint64_t take_bulk(int *fd, uint64_t ms, uint64_t *begin) {
+  static char taken[4 * BLOCK];
+  uint64_t start = now_ns(), received = 0;
+
+  if (*fd < 0) {
+    *fd = connected(SOCK_STREAM, PORT_SINK);
+    send_all(*fd, "G", 1);
+  }
+  *begin = start + LEFT_OVER_NS;
+  do {
+    ssize_t got = recv(*fd, taken, sizeof(taken), 0);
+
+    if (got <= 0)
+      die("recv");
+    if (now_ns() > *begin)
+      received += got;
+  } while (now_ns() < *begin + ms * 1000000);
+  return received;
+}
+
 static uint64_t send_datagrams(int *fd, uint64_t n) {
   if (*fd < 0)
     *fd = connected(SOCK_DGRAM, PORT_UDP);
@@ -142,7 +164,7 @@ static uint64_t send_denied(int *fd, uint64_t per_second, uint64_t ms) {
 }
 
 static void client(void) {
-  int tls = -1, tcp = -1, udp = -1, unconnected = -1, denied = -1;
+  int tls = -1, tcp = -1, taking = -1, udp = -1, unconnected = -1, denied = -1;
   unsigned long long first, second;
   char line[128], word[32];
   FILE *file;
@@ -172,6 +194,8 @@ static void client(void) {
       done = write_bulk(&tls, PORT_TLS, 1, first);
     else if (!strcmp(word, "tcp"))
       done = write_bulk(&tcp, PORT_SINK, 0, first);
+    else if (!strcmp(word, "take"))
+      done = take_bulk(&taking, first, &begin);
     else if (!strcmp(word, "send"))
       done = send_datagrams(&udp, first);
     else if (!strcmp(word, "sendto"))
@@ -200,6 +224,7 @@ static int listening(int type, uint16_t port) {
 struct served {
   int fd;
   bool answers; /* a word to each of the first two messages */
+  bool gives;   /* all that is taken, to whom asks with a G */
 };
 
 static void *serve_one(void *argument) {
@@ -212,6 +237,9 @@ static void *serve_one(void *argument) {
   while (recv(served.fd, buffer, 4 * BLOCK, 0) > 0)
     if (served.answers && heard++ < 2)
       send(served.fd, answer, sizeof(answer), MSG_NOSIGNAL);
+    else if (served.gives && buffer[0] == 'G')
+      while (send(served.fd, buffer, 4 * BLOCK, MSG_NOSIGNAL) > 0)
+        ;
   close(served.fd);
   free(buffer);
   return 0;
@@ -227,6 +255,7 @@ static void *serve_port(void *argument) {
     pthread_t thread;
 
     served->fd = accept(listener, 0, 0);
+    served->gives = port == PORT_SINK;
     served->answers = port != PORT_SINK && port != PORT_CONNECT;
     if (served->fd < 0)
       die("accept");

@@ -1,5 +1,6 @@
 """Twin of load.c where there is no compiler. Python's own work is in every number here, so ratios come out too good."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -41,6 +42,14 @@ def obey(word: str, first: int, second: int, address: str, hello: bytes) -> int:
             opened[word].sendall(BLOCK)
             sent += len(BLOCK)
         return sent
+    if word == "take":
+        if word not in opened:
+            opened[word] = socket.create_connection((address, PORT_SINK))
+            opened[word].sendall(b"G")
+        end, taken = time.monotonic() + first / 1000, 0
+        while time.monotonic() < end:
+            taken += len(opened[word].recv(len(BLOCK)))
+        return taken
     udp = opened.setdefault(word, socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     if word == "send":
         udp.connect((address, PORT_UDP))
@@ -74,10 +83,12 @@ def client(address: str) -> None:
         print(done, time.perf_counter_ns() - begin, flush=True)
 
 
-def serve_one(connection: socket.socket, answers: int) -> None:
-    """Reads to the end; a word to each of the first messages."""
-    with connection:
-        while connection.recv(1 << 18):
+def serve_one(connection: socket.socket, answers: int, *, gives: bool) -> None:
+    """Reads to the end; a word to each of the first messages, or all that is taken."""
+    with connection, contextlib.suppress(OSError):
+        while first := connection.recv(1 << 18):
+            while gives and first.startswith(b"G"):
+                connection.sendall(BLOCK)
             if answers:
                 answers -= 1
                 connection.send(b"answer")
@@ -88,7 +99,8 @@ def serve_port(listener: socket.socket, port: int) -> None:
     while True:
         connection, _ = listener.accept()
         answers = 2 if port in (PORT_FIRST, PORT_TLS) else 0
-        threading.Thread(target=serve_one, args=(connection, answers), daemon=True).start()
+        how = {"gives": port == PORT_SINK}
+        threading.Thread(target=serve_one, args=(connection, answers), kwargs=how, daemon=True).start()
 
 
 def serve(address: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bed import missing_capability
-from bench import agent_side, cost, fleet, flood, names, size, traffic
+from bench import agent_side, cost, fleet, flood, guest, guest_many, names, size, traffic
 from bench.place import Place, place
 from bench.rows import Row, table
 
@@ -31,8 +31,19 @@ MEASUREMENTS: dict[str, tuple[Measurement, int, int]] = {
     "startup": (agent_side.startup, 10, 1),
     "size": (size.sizes, 3, 1),
     "fleet": (fleet.fleet, 5, 1),
+    "guest-connect": (guest.connections, 300, 40),
+    "guest-first": (guest.first_flights, 200, 25),
+    "guest-tls": (guest.handshakes, 100, 12),
+    "guest-udp": (guest.datagrams, 200, 25),
+    "guest-bulk": (guest.bulk, 60, 5),
+    "guest-denied": (guest.denials, 30, 3),
+    "guest-many": (guest_many.thousand, 3, 1),
+    "guest-register": (guest_many.registrations, 5, 1),
 }
-ON_REQUEST: dict[str, tuple[Measurement, int, int]] = {"cost": (cost.costs, 10, 2)}
+ON_REQUEST: dict[str, tuple[Measurement, int, int]] = {
+    "cost": (cost.costs, 10, 2),
+    "guest-cost": (guest.costs, 10, 2),
+}
 
 
 def measure(names: list[str], rounds: int | None, is_short: bool, show: Callable[[str], None]) -> list[Row]:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from bench.place import OFF
+from bench.place import OFF, Client
 
 Slice = Callable[[str], Sequence[float]]  # does one slice of work in a setting; a cost for each piece of it
+
+
+class Compared(Protocol):
+    """Where the same work is done in several settings."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Which; the base is among them."""
+
+    def client(self, setting: str) -> Client:
+        """Who does it."""
+
+    def forget_events(self) -> None:
+        """Between two slices."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from bed import Bed, start_in
+from bed import Bed, Host, start_in
+from bed.namespace import Namespace
 from e2e.guard import Guard, Workload, remove_cgroup, rule
 from exeat.core.compile import compile_policy
 from exeat.core.grants import Grants
@@ -31,7 +32,7 @@ JUDGED_BY_NAME = (TEN, TEN_THOUSAND, GRANTS)
 HERE = Path(__file__).parent
 NAME = "bench.test"
 CLIENT_CPU = str((os.cpu_count() or 1) - 1)
-CLIENT = {
+CLIENT: dict[str, str | int] = {
     "net.ipv4.ip_local_port_range": "1024 65535",
     "net.ipv4.tcp_max_tw_buckets": 0,  # or the ports run out, and finding a free one grows slower from round to round
 }
@@ -84,15 +85,17 @@ def client_hello(name: str = NAME) -> bytes:
 
 
 class Client:
-    """One process that obeys orders (load.c), in one setting."""
+    """One process that obeys orders (load.c), in one setting: a cgroup, or a network namespace."""
 
-    def __init__(self, bed: Bed, argv: list[str], cgroup: Path) -> None:
+    def __init__(
+        self, bed: Bed, argv: list[str], cgroup: Path | None = None, at: Namespace | None = None, name: str = NAME
+    ) -> None:
         with tempfile.TemporaryFile() as hello:
-            hello.write(client_hello())
+            hello.write(client_hello(name))
             hello.flush()
             environment = {"LOAD_HELLO": f"/proc/{os.getpid()}/fd/{hello.fileno()}"}
             self._process = start_in(
-                bed, argv, cgroup=cgroup, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                bed, argv, cgroup=cgroup, at=at, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             self._answer("to start")
 
@@ -108,6 +111,10 @@ class Client:
         self._process.stdin.flush()
         return self._answer(order)
 
+    def end(self) -> None:
+        """Ends it, as its input ends."""
+        self._process.communicate()
+
     def _answer(self, order: str) -> list[int]:
         assert self._process.stdout
         answer = self._process.stdout.readline().split()
@@ -119,34 +126,44 @@ class Client:
 class Place:
     """Bed, enforcer and settings. `is_native`: there was a C compiler."""
 
+    settings = SETTINGS
+
     def __init__(self, bed: Bed, guard: Guard, off: Path, directory: Path) -> None:
         self.bed, self.guard = bed, guard
         self.ten, self.many = Workload(guard, guard.leaf()), Workload(guard, guard.leaf())
-        granted = Workload(guard, guard.leaf())
+        self.granted = Workload(guard, guard.leaf())
         self.cgroups = {
             OFF: off,
             UNMANAGED: guard.leaf(),
             TEN: self.ten.cgroup,
             TEN_THOUSAND: self.many.cgroup,
-            GRANTS: granted.cgroup,
+            GRANTS: self.granted.cgroup,
         }
         self.ten.switch(*ten_rules())
         self.many.switch(*ten_thousand_rules())
-        self._granting = _Granting(guard, granted.switch(*granted_rules()))
+        self._granting = _Granting(guard, self.granted.switch(*granted_rules()))
         self.address = bed.network.next_addresses()[0]
         self.grant(self.address)
         self.directory = directory
         native = compiled("load.c", directory)
         self.is_native = native is not None
-        self._program = [native] if native else [sys.executable, str(HERE / "load.py")]
+        self.program = [native] if native else [sys.executable, str(HERE / "load.py")]
         self._server = start_in(
-            bed, [*self._program, "serve", self.address, "0"], at=bed.network.hosts,
+            bed, [*self.program, "serve", self.address, "0"], at=bed.network.hosts,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._server.stdout
         if self._server.stdout.readline() != "ready\n":
             raise RuntimeError("the benchmarks' server did not start (its last words are on stderr)")
         self._clients: dict[str, Client] = {}
+        self._tls_host: Host | None = None
+
+    def tls_host(self) -> Host:
+        """A real TLS host of that name, put up once."""
+        if self._tls_host is None:
+            self._tls_host = self.bed.add(NAME)
+            self.grant(self._tls_host.address4)
+        return self._tls_host
 
     def grant(self, address: str) -> None:
         """As if a gate had answered NAME with it."""
@@ -160,7 +177,7 @@ class Place:
     def client(self, setting: str) -> Client:
         """The client of a setting, started once."""
         if setting not in self._clients:
-            argv = [*self._program, "client", self.address, CLIENT_CPU]
+            argv = [*self.program, "client", self.address, CLIENT_CPU]
             self._clients[setting] = Client(self.bed, argv, self.cgroups[setting])
         return self._clients[setting]
 

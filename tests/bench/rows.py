@@ -51,6 +51,11 @@ def row(what: str, values: Sequence[float], unit: str, bar: Bar | None = None, n
     return Row(what, median, low, high, unit, bar, note)
 
 
+def p99(values: Sequence[float]) -> float:
+    """What one in a hundred is above."""
+    return sorted(values)[max(0, round(0.99 * len(values)) - 1)]
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
