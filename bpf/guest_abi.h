@@ -86,9 +86,10 @@ enum flow_flags {
   FLOW_STARTED = 1, /* the guest's SYN was seen: sequence numbers are followed */
   FLOW_STAMPED = 2, /* it offers TCP timestamps, and the server has not refused them */
   FLOW_SENT_FIN = 4,
-  FLOW_HELD = 8,   /* has a hold */
-  FLOW_RESET = 16, /* by the guest, or by us */
-  FLOW_SHUNS = 32, /* `shunned` is to be looked at */
+  FLOW_HELD = 8,       /* has a hold */
+  FLOW_RESET = 16,     /* by the guest, or by us */
+  FLOW_SHUNS = 32,     /* `shunned` is to be looked at */
+  FLOW_OWN_RESET = 64, /* a reset of ours is on its way to the server */
 };
 
 enum peer_flags { PEER_FIN = 1, PEER_RESET = 2 };
@@ -116,7 +117,7 @@ struct guest_flow {
   __u32 place;
   __u32 hold_place;
   __u32 flags;
-  __u32 pad;
+  __u32 fin; /* behind the guest's FIN */
 };
 
 /* holds: the inspected bytes of a connection, until the server has acknowledged them; the n-th of a guest. */

@@ -75,8 +75,8 @@ static __always_inline void asked_key_of(__u64 workload, const __be32 *guest, __
   ret->protocol = protocol;
 }
 
-/* Notes whom the guest asks from this port, so that the answer comes from there. 0: there is no room. */
-static __always_inline bool note_asked(struct guest *guest, struct asked_key *key, const __be32 *server) {
+/* Notes whom the guest asks from this port, so that the answer comes from there. Under the guest's lock. */
+static __always_inline bool is_noted(struct guest *guest, struct asked_key *key, const __be32 *server) {
   struct place_key at = {.workload = key->workload, .place = guest->asked & (GUEST_ASKED - 1)};
   struct asked to, *known = asked.lookup(key);
   struct asked_key *before;
@@ -88,13 +88,20 @@ static __always_inline bool note_asked(struct guest *guest, struct asked_key *ke
   }
   guest->asked++;
   before = asked_places.lookup(&at);
-  if (before) {
+  if (before)
     asked.delete(before);
-    asked_places.delete(&at);
-  }
-  if (asked_places.insert(&at, key))
-    return 0; /* another CPU was faster */
-  return asked.update(key, &to) == 0;
+  return asked_places.update(&at, key) == 0 && asked.update(key, &to) == 0;
+}
+
+/* 0, or why there is no room. */
+static __always_inline __u8 note_asked(struct guest *guest, struct asked_key *key, const __be32 *server) {
+  bool is_done;
+
+  if (!lock_guest(key->workload))
+    return BUSY;
+  is_done = is_noted(guest, key, server);
+  unlock_guest(key->workload);
+  return is_done ? 0 : TABLE_FULL;
 }
 
 /* Leads a question to the gate. Why not, if not; 0: it is on its way. */
@@ -104,6 +111,7 @@ static __always_inline __u8 refuse_question(struct __sk_buff *skb, struct guest 
   struct gate *gate = gates.lookup(&gate_key);
   struct asked_key key = {};
   __be32 to[4];
+  __u8 reason;
 
   if (!gate || gate->port == 0)
     return NO_GATE;
@@ -114,8 +122,9 @@ static __always_inline __u8 refuse_question(struct __sk_buff *skb, struct guest 
   if (is_first) {
     if (!is_gate_there(skb, flow, to, gate->port))
       return NO_GATE;
-    if (!note_asked(guest, &key, flow->address))
-      return TABLE_FULL;
+    reason = note_asked(guest, &key, flow->address);
+    if (reason)
+      return reason;
   } else if (!asked.lookup(&key)) {
     return NO_FLOW;
   }

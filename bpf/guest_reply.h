@@ -32,7 +32,7 @@ struct segment_v6 {
   struct ethhdr link;
   struct ipv6hdr ip;
   struct tcphdr tcp;
-} __attribute__((packed, aligned(8)));
+} __attribute__((packed, aligned(4)));
 
 #define FRAME_OF(_reply) ((void *)&(_reply).link)
 #define LENGTH_OF(_reply) (sizeof(_reply) - sizeof((_reply).before))

@@ -56,7 +56,7 @@ int on_guest_anew(struct __sk_buff *skb) {
         flow->stamp.told |= TOLD_CUT;
         flow->next = segment.ack; /* on_guest_out lets our own reset pass, and no other */
         flow->peer_next = tagged(flow->first, end_of(&segment, &packet));
-        flow->flags |= FLOW_RESET;
+        flow->flags |= FLOW_RESET | FLOW_OWN_RESET;
         drop_hold(&on->key, flow);
       }
       unlock_flow(&on->key);

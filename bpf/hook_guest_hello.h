@@ -19,6 +19,8 @@ static __always_inline __u8 refuse_order(const struct guest_flow *flow, const st
     return NO_FLOW;
   if (flow->flags & FLOW_SENT_FIN && payload == 0)
     next++;
+  if (flow->flags & FLOW_SENT_FIN && payload && is_before(flow->next, segment->seq + payload))
+    return OUT_OF_ORDER; /* behind its end: some servers read on, and have the end for a byte */
   if (segment->flags & RST)
     return payload || (segment->seq != next && flow->stamp.state != STATE_SETTLING) ? OUT_OF_ORDER : 0;
   if (!(segment->flags & ACK) || is_before(segment->ack, acked) ||

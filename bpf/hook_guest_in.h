@@ -56,7 +56,9 @@ static __always_inline void release_acknowledged(const struct flow_key *key, str
   unlock_flow(key);
 }
 
-enum { NEAR = 1 << 20 }; /* a reset whose number is so far from what the server last said is none of its own */
+/* A reset whose number is further from what the server last said is none of its own: ahead of it, or behind by what it
+ * may have under way. */
+enum { NEAR_AHEAD = 1 << 20, NEAR_BEHIND = 1 << 26 };
 
 /* What the server says of its side. */
 static __always_inline void note_peer(const struct flow_key *key, struct guest_flow *flow, const struct packet *packet,
@@ -67,7 +69,7 @@ static __always_inline void note_peer(const struct flow_key *key, struct guest_f
   if (!is_answered(flow))
     return;
   if (segment->flags & RST) {
-    if (segment->seq - next + NEAR < 2 * NEAR)
+    if (segment->seq - next + NEAR_BEHIND < NEAR_BEHIND + NEAR_AHEAD)
       flow->peer_end = tagged(first, told | PEER_RESET);
     return;
   }

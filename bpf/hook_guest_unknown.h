@@ -2,50 +2,7 @@
 /* Where on_guest_out goes on with what is not settled: the judge is asked, and what it allows becomes a flow. */
 #pragma once
 
-#include "guest_bench.h"
-#include "guest_flow.h"
-
-/* How a packet is to be judged. */
-struct asking {
-  bool is_tcp;
-  bool is_first; /* a connection's first segment, */
-  bool is_later; /* and not one that stands within the connection before */
-  bool is_open;  /* it belongs to a flow that was allowed */
-  bool is_odd;   /* its options are */
-};
-
-/* What the policy says of it, in the light of what is known of its flow. Returns the state that its flow comes to. */
-static __always_inline __u8 judge_guest(struct __sk_buff *skb, struct guest_flow *flow, const struct standing *standing,
-                                        const struct packet *packet, const struct asking *asking, __u64 now_ns,
-                                        struct judgement *ret) {
-  __u8 state = asking->is_open ? flow->stamp.state : STATE_NEW;
-
-  judge_standing(standing, &packet->flow, now_ns, asking->is_open, ret);
-  if (!asking->is_tcp) {
-    if (ret->outcome == ASK_NAME)
-      deny(ret, ADDRESS_NOT_ALLOWED);
-    if (ret->outcome == ALLOW && packet->flow.protocol == IPPROTO_ICMP && !is_ordinary_icmp(skb))
-      deny(ret, PACKET_PROTOCOL);
-    return STATE_OPEN;
-  }
-  if (asking->is_first && flow && ret->outcome != DENY && !asking->is_later)
-    deny(ret, NO_FLOW);
-  else if (asking->is_open && ret->outcome == ASK_NAME && is_verified(&flow->stamp))
-    judge_name(standing, &packet->flow, &flow->name, now_ns, 1, ret);
-  else if (ret->outcome == ASK_NAME && asking->is_first && packet->flow.payload)
-    deny(ret, UNVERIFIED_DATA);
-  else if (ret->outcome == ASK_NAME && asking->is_first && asking->is_odd)
-    deny(ret, TCP_OPTION);
-  else if (ret->outcome == ASK_NAME && !asking->is_first && state != STATE_HELLO)
-    deny(ret, NO_FLOW);
-  else if (ret->outcome == ASK_NAME)
-    return STATE_HELLO;
-  else
-    state = STATE_OPEN;
-  if (ret->outcome == DENY && asking->is_open && ret->reason != RULE_EXPIRED && ret->reason != URGENT_DATA)
-    ret->reason = standing->reason ?: REVOKED;
-  return state;
-}
+#include "guest_judge.h"
 
 /* Reasons for which a sound packet is refused: who sent it is told. Nobody answers one that is not what it seems. */
 static __always_inline bool is_answered_to(__u8 reason) {
@@ -84,8 +41,7 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
   } else {
     asking.is_first = asking.is_tcp && is_first_segment(&on->segment);
     asking.is_open = flow && !asking.is_first && flow->stamp.generation;
-    asking.is_later =
-        !flow || may_begin_anew(flow, &on->segment) || (is_again(flow, &on->segment) && may_be_again(flow));
+    asking.is_later = !flow || may_begin_anew(flow, &on->segment);
     asking.is_odd = on->segment.is_odd;
     state = judge_guest(skb, flow, standing, &on->packet, &asking, telling->started_ns, judgement);
     if (!asking.is_tcp || asking.is_first)

@@ -10,6 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 
+#include "guest_abi.h"
 #include "guest_maps.h"
 #include "count.h"
 #include "judge.h"
@@ -22,15 +23,19 @@
 #include "flight.h"
 #include "verify.h"
 #include "guest_owner.h"
-#include "guest_link.h"
 #include "guest_segment.h"
+#include "guest_headers.h"
+#include "guest_link.h"
 #include "guest_sum.h"
 #include "guest_reply.h"
 #include "guest_prohibited.h"
 #include "guest_bench.h"
+#include "guest_state.h"
 #include "guest_flow.h"
 #include "guest_gate.h"
+#include "guest_judge.h"
 #include "guest_bytes.h"
+#include "guest_inspection.h"
 #include "hook_guest_out.h"
 #include "hook_guest_unknown.h"
 #include "hook_guest_hello.h"

@@ -51,7 +51,7 @@ def _fresh(stage: GuestStage) -> None:
 
 
 def connected(server: tuple[str, int], transport: str, message: bytes) -> bytes:
-    """What comes back from somewhere, whoever asks; b"" for a reset, or nothing in a while."""
+    """What comes back from somewhere, whoever asks; b"" for a refusal, or nothing in a while."""
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, kind) as sock:
         sock.settimeout(SHORT_S)
@@ -59,7 +59,7 @@ def connected(server: tuple[str, int], transport: str, message: bytes) -> bytes:
             sock.connect(server)
             sock.sendall(message if transport == "udp" else len(message).to_bytes(2, "big") + message)
             return sock.recv(1 << 16)
-        except (TimeoutError, ConnectionError):
+        except OSError:
             return b""
 
 

@@ -5,8 +5,10 @@ Each attack is played first where nobody judges, so that it is known to work on 
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -21,6 +23,7 @@ from hellos.build import Ext, Hello
 
 MORE = b"\x17\x03\x03\x00\x20" + bytes(32)
 MSS = struct.pack("!BBH", 2, 4, 1460)
+SO_SNDBUFFORCE = 32
 BEHIND_THE_NAME = NAME + len(GOOD)
 
 
@@ -130,6 +133,43 @@ def test_a_cookie_opens_no_second_connection(
     assert client.push(stream)
     assert all_read(server4, client) == [stream]
     assert judged.reasons() == [ALLOWED]
+
+
+def reset_far_behind(stage: Stage, server: Recorder, guest: Guest) -> RawClient:
+    """A server with much in flight resets by the number of what was acknowledged last; then comes the old cookie."""
+    client = stage.raw(server, guest)
+    assert client.connect(extra=b"\x03\x03\x0e\x01")  # a window as large as can be
+    assert client.push(GOOD_HELLO + MORE)
+    (heard,) = [one for one in server.look() if one.port == client.source_port]
+    assert heard.sock
+    heard.sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20)
+    acknowledged, data = client.expected, bytes(4 << 20)
+    for _ in range(2000):
+        with suppress(BlockingIOError):
+            heard.sock.send(data)
+        client.link.read()
+        if (client.expected - acknowledged) % (1 << 32) > 2 << 20:
+            break
+        acknowledged = client.expected
+        client.acknowledge()
+    server._selector.unregister(heard.sock)  # closed by its program, while much is still to be sent
+    heard.sock.close()
+    heard.sock = None
+    client.link.read()
+    behind = (client.expected - acknowledged) % (1 << 32)
+    assert behind > 1 << 20
+    client.send(Segment(MORE, at=client.acked, ack=-behind))
+    assert client.link.wait(lambda: bool(client.resets))
+    client.link.send(segment(client, EVIL_HELLO))
+    client.link.read()
+    return client
+
+
+def test_a_reset_far_behind_is_one_too(stage: Stage, judged: GuestWorkload, server4: Recorder, cookies: None) -> None:
+    """The server's socket is gone, whatever number it says so by."""
+    assert reads_evil(server4, reset_far_behind(stage, server4, stage.guests[1]))
+    server4.forget()
+    assert not reads_evil(server4, reset_far_behind(stage, server4, stage.guests[0]))
 
 
 @pytest.fixture(scope="module")

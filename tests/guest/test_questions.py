@@ -1,7 +1,4 @@
-"""Port 53 of whomever: a guest's question comes to its gate, and the answer back from whom it asked, with right sums.
-
-The gates are sockets of the test's own, made and marked as the agent's.
-"""
+"""Port 53 of whomever: a guest's question comes to its gate, and its answer back from whom it asked; all sums right."""
 
 from __future__ import annotations
 
@@ -58,7 +55,6 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 GSO_UDP_L4 = 5  # linux/virtio_net.h
 AT_ONCE_S, SILENCE_S = 0.05, 0.03
 OTHER_MAC = bytes.fromhex("02005e0053ee")
-NO_GATE = [(Verdict.ERROR, Reason.NO_GATE)]
 
 
 @dataclass
@@ -69,10 +65,6 @@ class Gate:
     guest: Guest
     workload: GuestWorkload
 
-    def udp(self, version: int) -> socket.socket:
-        """Of a family."""
-        return self.listeners.udp[version == 6]
-
     def tcp(self, version: int) -> socket.socket:
         """Of a family."""
         return self.listeners.tcp[version == 6]
@@ -82,14 +74,14 @@ class Gate:
         found = []
         while True:
             try:
-                data, peer = self.udp(version).recvfrom(1 << 16)
+                data, peer = self.listeners.udp[version == 6].recvfrom(1 << 16)
             except BlockingIOError:
                 return found
             found.append((data, peer[0], peer[1]))
 
     def answer(self, version: int, data: bytes, to: str, port: int) -> None:
         """Says something to a guest."""
-        self.udp(version).sendto(data, (to, port))
+        self.listeners.udp[version == 6].sendto(data, (to, port))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +130,12 @@ def gated(stage: Stage, guest: Guest | None = None, priority: int = GATE_PRIORIT
 def question(line: Line, version: int, data: bytes = b"who is", port: int = 4000, to: str = "") -> bytes:
     """A datagram to port 53."""
     return line.ip(udp_datagram(line.address(version), to or NOBODY[version], port, 53, data))
+
+
+def run_all(stage: Stage, gate: Gate, frames: list[bytes]) -> list[tuple[int, bytes]]:
+    """What on_guest_out makes of frames, without a line."""
+    program = gate.workload.guard.instance.program("on_guest_out")
+    return stage.network.router.call(lambda: run_frames(program, gate.guest.index, frames))
 
 
 # Datagrams
@@ -235,9 +233,7 @@ def test_who_leaves_out_the_sum_goes_without_one(judging: Stage, line: Line) -> 
         line.send(bare)
         assert gate.asked(4) == [(b"who is", line.address(4), 4000)]
         assert run_out(judging, line.guest, bare)[1][40:42] == bytes(2)
-        questions = [question(line, 4, struct.pack("!H", number)) for number in range(0, 65536, 1)]
-        program = gate.workload.guard.instance.program("on_guest_out")
-        ran = judging.network.router.call(lambda: run_frames(program, line.guest.index, questions))
+        ran = run_all(judging, gate, [question(line, 4, struct.pack("!H", number)) for number in range(65536)])
         assert {code for code, _ in ran} == {PASSED}
         assert sum(out[40:42] == b"\xff\xff" for _, out in ran) >= 1
         assert not any(out[40:42] == bytes(2) for _, out in ran)
@@ -383,7 +379,7 @@ def test_without_a_gate_a_question_is_refused_at_once(
             gate.listeners.close()
         error, took = call_in(judging, lambda: ask_for_real(NOBODY[version], kind))
         assert (error, took < AT_ONCE_S) == (refusal, True)
-        assert told_soon(gate.workload)[:1] == NO_GATE
+        assert told_soon(gate.workload)[:1] == [(Verdict.ERROR, Reason.NO_GATE)]
         if why != "its sockets closed":
             assert gate.asked(version) == []
             with pytest.raises(BlockingIOError):
@@ -411,9 +407,9 @@ def test_the_gates_own_port_is_not_to_be_had_directly(judging: Stage, line: Line
                 assert client.is_reset
             assert told_soon(gate.workload) == [(Verdict.DROPPED, Reason.GATE_NOT_OWN)]
         assert gate.asked(version) == others.asked(version) == []
-        for listeners in (gate, others):
+        for one in (gate, others):
             with pytest.raises(BlockingIOError):
-                listeners.tcp(version).accept()
+                one.tcp(version).accept()
         line.send(question(line, version))
         assert len(gate.asked(version)) == 1
 
@@ -467,9 +463,7 @@ def test_a_flood_of_questions_costs_nobody_else_anything(judging: Stage, line: L
     other, ports = Line.of(judging.guests[1]), range(10_000, 20_000)
     with gated(judging) as gate, gated(judging, other.guest) as others:
         other.send(question(other, 4, b"before"))
-        program = gate.workload.guard.instance.program("on_guest_out")
-        flood = [question(line, 4, port=port) for port in ports]
-        ran = judging.network.router.call(lambda: run_frames(program, line.guest.index, flood))
+        ran = run_all(judging, gate, [question(line, 4, port=port) for port in ports])
         assert {code for code, _ in ran} == {PASSED}
         assert sorted(asked_of(gate.workload)) == list(ports[-GUEST_ASKED:])
         assert asked_of(others.workload).keys() == {4000}

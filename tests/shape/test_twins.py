@@ -170,7 +170,7 @@ def test_limits_agree() -> None:
     for name in ("LEARNT_V6_MAX", "GUEST_FLOWS", "GUEST_HOLDS", "GUEST_ASKED"):
         assert limits[name] == getattr(guest_abi, name), name
     assert f"INTERFACE_BIT (1ULL << {guest_abi.INTERFACE_BIT.bit_length() - 1})" in text
-    steps = enumerators((BPF / "guest_flow.h").read_text(), "step")
+    steps = enumerators((BPF / "guest_state.h").read_text(), "step")
     assert steps == {word.replace("on_guest_", "step_").upper(): place for place, word in enumerate(GUEST_STEPS)}
     owners = enumerators(text, "owner_kind")
     assert (owners["OWNER_GUEST"], owners["OWNER_GATEWAY"]) == (guest_abi.OWNER_GUEST, guest_abi.OWNER_GATEWAY)

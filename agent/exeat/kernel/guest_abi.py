@@ -100,7 +100,7 @@ class GuestFlow(Structure):
         ("place", c_uint32),
         ("hold_place", c_uint32),
         ("flags", c_uint32),
-        ("pad", c_uint32),
+        ("fin", c_uint32),
     )
 
 

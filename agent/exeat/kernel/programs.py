@@ -49,7 +49,7 @@ GUEST_PROGRAMS: tuple[Program, ...] = (
     Program("on_guest_out", 3, -1, "guests: nothing that leaves a microVM or a pod by its interface is judged"),
     Program("on_guest_in", 3, -1, "guests: DNS answers do not reach them, and no server's word is noted"),
 )
-# What the map guest_steps holds, in its order. Twin: enum step in bpf/guest_flow.h.
+# What the map guest_steps holds, in its order. Twin: enum step in bpf/guest_state.h.
 GUEST_STEPS = (
     "on_guest_hello", "on_guest_refused", "on_guest_unknown", "on_guest_anew", "on_guest_bytes", "on_guest_walk",
     "on_guest_read", "on_guest_name",
