@@ -15,7 +15,7 @@ static __always_inline __u8 refuse_order(const struct guest_flow *flow, const st
     return OUT_OF_ORDER;
   if (!is_answered(flow)) /* a reset tells the server nothing, and may be for what that knows of an older connection */
     return segment->flags & RST && payload == 0 ? 0 : OUT_OF_ORDER;
-  if (payload && has_ended(flow, now_ns))
+  if (payload && !flow->stamp.is_lenient && has_ended(flow, now_ns))
     return NO_FLOW;
   if (flow->flags & FLOW_SENT_FIN && payload == 0)
     next++;

@@ -98,10 +98,12 @@ static __always_inline int pass_settled(struct guest_flow *flow, const struct pa
   __u64 now_ns = bpf_ktime_get_boot_ns();
 
   if (packet->flow.protocol == IPPROTO_TCP) {
-    if (flow->stamp.state == STATE_VERIFIED && packet->flow.payload && has_ended(flow, now_ns))
-      return hold_back(NO_FLOW);
-    if (flow->stamp.state == STATE_VERIFIED && is_astride(flow, packet, segment))
-      return hold_back(OUT_OF_ORDER);
+    if (flow->stamp.state == STATE_VERIFIED && packet->flow.payload && !flow->stamp.is_lenient) {
+      if (has_ended(flow, now_ns))
+        return hold_back(NO_FLOW);
+      if (is_astride(flow, packet, segment))
+        return hold_back(OUT_OF_ORDER);
+    }
     note_sent(flow, packet, segment);
   }
   flow->used_ns = now_ns;
