@@ -6,6 +6,7 @@
 #include "meter.h"
 
 #define HALF_CLOSED_NS 30000000000ULL
+#define FORGOTTEN_NS 130000000000ULL /* SYN cookies are taken for two minutes, late answers come for one */
 
 /* Where on_guest_out goes on. Twin: kernel/programs.py */
 enum step {
@@ -94,8 +95,8 @@ static __always_inline void begin_following(struct guest_flow *flow, const struc
 }
 
 /* A SYN of ends that are known. One of the same number is the same again, as long as it began nothing; another must
- * begin behind all that was sent, as two kernels of good will do: older segments of the one before cannot be taken for
- * its own. */
+ * begin behind all that was sent, as two kernels of good will do, so that older segments of the one before cannot be
+ * taken for its own; unless that is long ago: numbers come round in five minutes. */
 static __always_inline bool is_again(const struct guest_flow *flow, const struct segment *segment) {
   return flow->flags & FLOW_STARTED && flow->first == segment->seq + 1;
 }
@@ -108,9 +109,10 @@ static __always_inline bool may_be_again(const struct guest_flow *flow) {
   return flow->stamp.state == STATE_OPEN || is_unread(flow);
 }
 
-static __always_inline bool may_begin_anew(const struct guest_flow *flow, const struct segment *segment) {
-  return !(flow->flags & FLOW_STARTED) || is_before(flow->sent, segment->seq + 1) ||
-         (is_again(flow, segment) && is_unread(flow));
+static __always_inline bool may_begin_anew(const struct guest_flow *flow, const struct segment *segment, __u64 now_ns) {
+  if (!(flow->flags & FLOW_STARTED) || is_before(flow->sent, segment->seq + 1))
+    return 1;
+  return is_again(flow, segment) ? is_unread(flow) : now_ns - flow->used_ns > FORGOTTEN_NS;
 }
 
 /* What passed of a connection whose bytes are not inspected any more. */

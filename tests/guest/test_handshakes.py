@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from ctypes import sizeof
 
 import pytest
 
@@ -12,7 +13,7 @@ from e2e.escapes import hosts_drop
 from e2e.guard import rule
 from e2e.test_second_hello import FIRST, FLIGHTS, SECOND, shake
 from exeat.kernel import libbpf
-from exeat.kernel.guest_abi import FlowKey
+from exeat.kernel.guest_abi import FlowKey, GuestFlow
 from exeat.model.verdicts import Reason, Verdict
 from guest.packets import ACK, PSH, RST, SYN, Ends, RawClient, RawLink, Segment, tcp_frame
 from guest.stage import WAYS_MAC, WIRE_MAC, GuestWorkload, Recorder, Stage
@@ -102,6 +103,31 @@ def test_without_a_new_syn_a_closed_connection_says_nothing(
     client = verified(stage, server4)
     client.finish(len(GOOD_HELLO), server4.look)
     client.send(Segment(EVIL_HELLO, at=len(GOOD_HELLO) + 1), Segment(EVIL_HELLO, at=0))
+    heard = server4.of(client)
+    assert heard
+    assert heard.data == GOOD_HELLO
+
+
+def test_an_earlier_number_begins_nothing_until_the_last_connection_is_long_ago(
+    stage: Stage, judged: GuestWorkload, server4: Recorder
+) -> None:
+    """Segments of the last one could be taken for its own. Numbers come round in minutes, so later it must be free."""
+    client = verified(stage, server4)
+    client.finish(len(GOOD_HELLO), server4.look)
+    judged.told()
+    first = client.isn
+    client.forget()
+    client.isn, client.clock = (first - 100_000) % (1 << 32), client.clock + 10_000
+    assert not client.connect()
+    assert [reason for _, reason in judged.reasons()] == [Reason.NO_FLOW]
+    flows = judged.guard.instance.map("flows")
+    (key,) = flow_keys(judged, client)
+    flow = GuestFlow.from_buffer_copy(libbpf.lookup(flows, key, sizeof(GuestFlow)) or b"")
+    flow.used_ns -= 131 * 10**9
+    libbpf.update(flows, key, bytes(flow))
+    client.forget()
+    assert client.connect(tries=3)
+    client.push(GOOD_HELLO)
     heard = server4.of(client)
     assert heard
     assert heard.data == GOOD_HELLO
