@@ -165,7 +165,7 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
     flow->answered = flow->acked = flow->peer_next = flow->peer_end = 0;
     __builtin_memset(&flow->stamp, 0, sizeof(flow->stamp));
   } else {
-    if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, now_ns, &place))
+    if (!take_new_place(guest, key, &place) && !take_old_place(guest, key, coarse_now(), &place))
       return 0;
     *ret_is_short = flows.update((struct flow_key *)key, &empty->flow) != 0;
     flow = flows.lookup((struct flow_key *)key);
@@ -173,7 +173,7 @@ static __always_inline struct guest_flow *begin_flow(struct guest *guest, const 
       return 0;
   }
   flow->place = place;
-  flow->used_ns = now_ns;
+  flow->used_ns = coarse_now();
   flow->stamp.workload = key->workload;
   flow->stamp.cookie = now_ns;
   return flow;

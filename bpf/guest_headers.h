@@ -31,7 +31,7 @@ static __always_inline __u8 refuse_length(struct __sk_buff *skb) {
 /* The header's checksum: who receives a wrong one reads nothing of it. */
 static __always_inline __u8 refuse_header(struct __sk_buff *skb) {
   __be32 header[5];
-  __s64 sum;
+  __u64 sum;
 
   if (skb->protocol != bpf_htons(ETH_P_IP))
     return 0;
@@ -39,8 +39,9 @@ static __always_inline __u8 refuse_header(struct __sk_buff *skb) {
     return MALFORMED_PACKET;
   if ((bpf_ntohl(header[0]) >> 24 & 15) != 5)
     return 0; /* with options: it is refused for those */
-  sum = bpf_csum_diff(0, 0, header, sizeof(header), 0);
-  sum = (sum & 0xffff) + (sum >> 16 & 0xffff);
+  sum = (__u64)header[0] + header[1] + header[2] + header[3] + header[4];
+  sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+  sum = (sum & 0xffff) + (sum >> 16);
   sum = (sum & 0xffff) + (sum >> 16);
   return sum == 0xffff ? 0 : BAD_CHECKSUM;
 }

@@ -28,7 +28,7 @@ static __always_inline bool is_unstamped(const struct guest_flow *flow, const st
 
 static __always_inline void note_passed(struct guest_flow *flow, const struct packet *packet,
                                         const struct segment *segment) {
-  flow->used_ns = bpf_ktime_get_boot_ns();
+  flow->used_ns = coarse_now();
   if (!is_answered(flow))
     return; /* a reset, of an older connection */
   note_sent(flow, packet, segment);

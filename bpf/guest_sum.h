@@ -14,8 +14,6 @@ static __always_inline __u16 folded(__s64 sum) {
 /* Whether the checksum is still to be computed, by the device that sends it: its field then holds the sum of addresses,
  * protocol and length alone. No helper tells it; one that raises the level does so only where it was computed. */
 static __always_inline bool is_summed_later(struct __sk_buff *skb) {
-  if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
-    return 0;
   bpf_csum_level(skb, BPF_CSUM_LEVEL_INC);
   if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
     return 1;

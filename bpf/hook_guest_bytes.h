@@ -27,7 +27,7 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
     on->reason = BAD_CHECKSUM;
     return FATE_DROP;
   }
-  now_ns = bpf_ktime_get_boot_ns();
+  now_ns = coarse_now();
   if (!(flow->flags & FLOW_HELD))
     begin_hold(on->guest, &on->seen->key, flow, now_ns);
   hold = hold_of(&on->seen->key, flow);

@@ -69,7 +69,7 @@ static __always_inline enum next judge_followed(struct inspection *on) {
   }
   if (on->flow->stamp.is_metered && is_beyond_bytes(on->flow, &seen->packet, seen->telling.bytes))
     return NEXT_DROP;
-  on->reason = refuse_order(on->flow, &seen->packet, &seen->segment, bpf_ktime_get_boot_ns());
+  on->reason = refuse_order(on->flow, &seen->packet, &seen->segment, coarse_now());
   if (!on->reason && is_idle_reset(on))
     on->reason = BAD_CHECKSUM;
   if (!on->reason && seen->packet.flow.payload)

@@ -76,7 +76,7 @@ static __always_inline void note_peer(const struct flow_key *key, struct guest_f
   if (is_before(next, end))
     flow->peer_next = tagged(first, end);
   if (segment->flags & FIN && !(told & PEER_FIN)) {
-    flow->peer_fin_ns = bpf_ktime_get_boot_ns();
+    flow->peer_fin_ns = coarse_now();
     flow->peer_end = tagged(first, told | PEER_FIN);
   }
   if (!(segment->flags & ACK) || is_before(flow->sent, segment->ack))
@@ -126,7 +126,7 @@ int on_guest_in(struct __sk_buff *skb) {
   flow = flows.lookup(&key);
   if (!flow)
     return TC_ACT_UNSPEC;
-  flow->used_ns = bpf_ktime_get_boot_ns();
+  flow->used_ns = coarse_now();
   if (flow->flags & FLOW_STARTED && !is_answered(flow)) {
     if ((segment.flags & (SYN | ACK)) == SYN)
       return hold_back(NO_FLOW); /* both ends begin: who is the client is then open to doubt */

@@ -32,9 +32,7 @@ static __always_inline enum frame look_at_frame(struct __sk_buff *skb, const str
     ret->reason = is_summed_later(skb) ? BAD_CHECKSUM : refuse_arp(skb, interface, guest, link.h_dest);
     return ret->reason ? FRAME_REFUSED : FRAME_PASSES;
   }
-  ret->reason = refuse_length(skb);
-  if (!ret->reason)
-    ret->reason = refuse_header(skb);
+  ret->reason = refuse_length(skb) ?: refuse_header(skb);
   if (ret->reason)
     return FRAME_REFUSED;
   read_packet(skb, ETH_HLEN, ret);
@@ -95,7 +93,7 @@ static __always_inline bool is_astride(const struct guest_flow *flow, const stru
 /* What is settled passes, if its bytes are within their limit and its connection is still there. */
 static __always_inline int pass_settled(struct guest_flow *flow, const struct packet *packet,
                                         const struct segment *segment, __u32 bytes) {
-  __u64 now_ns = bpf_ktime_get_boot_ns();
+  __u64 now_ns = coarse_now();
 
   if (packet->flow.protocol == IPPROTO_TCP) {
     if (flow->stamp.state == STATE_VERIFIED && packet->flow.payload && !flow->stamp.is_lenient) {

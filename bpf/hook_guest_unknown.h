@@ -41,7 +41,7 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
   } else {
     asking.is_first = asking.is_tcp && is_first_segment(&on->segment);
     asking.is_open = flow && !asking.is_first && flow->stamp.generation;
-    asking.is_later = !flow || may_begin_anew(flow, &on->segment, telling->started_ns);
+    asking.is_later = !flow || may_begin_anew(flow, &on->segment, coarse_now());
     asking.is_odd = on->segment.is_odd;
     state = judge_guest(skb, flow, standing, &on->packet, &asking, telling->started_ns, judgement);
     if (!asking.is_tcp || asking.is_first)

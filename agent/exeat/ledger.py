@@ -132,7 +132,7 @@ class Ledger:
         def is_in_use(address: bytes) -> bool:
             nonlocal used
             if used is None:
-                used = self._addresses_in_use() | self._addresses_of_guests(now_ns)
+                used = self._addresses_in_use() | self._addresses_of_guests()
             return address in used
 
         try:
@@ -149,9 +149,9 @@ class Ledger:
         ends = [destination(stamp) for stamp in stamps if stamp.workload in mine]
         return {end[1] for end in ends if end}
 
-    def _addresses_of_guests(self, now_ns: int) -> set[bytes]:
+    def _addresses_of_guests(self) -> set[bytes]:
         guests = [holder.workload for holder in self._holders if holder.workload & INTERFACE_BIT]
-        return {address for guest in guests for address in peers_in_use(self.instance, guest, now_ns)}
+        return {address for guest in guests for address in peers_in_use(self.instance, guest)}
 
     def _limit(self) -> int:
         return max(self.dns.max_grants, min(self.dns.max_grants * len(self._holders), _GRANTS_MAX))

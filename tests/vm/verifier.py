@@ -4,8 +4,10 @@ import ctypes
 import os
 import sys
 
+from exeat.kernel.compiling import compile_and_pin
 from exeat.kernel.guest_hooks import guest_text
-from exeat.kernel.instance import Instance, compile_and_pin, opened
+from exeat.kernel.instance import Instance
+from exeat.kernel.pins import opened
 from exeat.kernel.programs import GUEST_PROGRAMS, PROGRAMS
 
 BUDGET = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS

@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+import time
 from collections.abc import Iterator
 
 from exeat.kernel import libbpf
@@ -16,8 +17,9 @@ _WORKLOAD = struct.Struct("<Q")
 _QUIET_NS = 120 * 10**9  # two datagrams that are further apart are two conversations: RFC 4787 4.3
 
 
-def peers_in_use(instance: Instance, workload: int, now_ns: int) -> set[bytes]:
+def peers_in_use(instance: Instance, workload: int) -> set[bytes]:
     """The addresses with which a guest has open connections, or exchanged datagrams lately."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)  # by which flows are timed, roughly
     return {bytes(key.peer) for key, flow in _flows(instance, workload) if _is_open(key, flow, now_ns)}
 
 
