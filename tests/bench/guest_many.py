@@ -18,7 +18,7 @@ from bench.rows import Bar, Row, p99, row
 from e2e.agent_stage import open_agent_stage
 from exeat.kernel.guest_abi import INTERFACE_BIT
 from exeat.kernel.guests import GuestPlace
-from exeat.kernel.instance import opened
+from exeat.kernel.pins import opened
 from exeat.model.networks import mapped
 from exeat.v1 import agent_pb2 as pb
 

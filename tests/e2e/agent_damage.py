@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.agent_stage import INSTANCE
-from exeat.kernel.instance import Instance, remove_pins
+from exeat.kernel.instance import Instance
+from exeat.kernel.pins import remove_pins
 
 # Does what an agent does, and dies before the call that is named.
 DYING = """

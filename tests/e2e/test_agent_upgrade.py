@@ -13,7 +13,8 @@ from e2e.agent_stage import INSTANCE, AgentStage, open_agent_stage, say
 from e2e.agent_traffic import Traffic, all_was_allowed, everywhere, start_traffic
 from exeat.kernel.abi import LAYOUT
 from exeat.kernel.filesystems import bpf_root
-from exeat.kernel.instance import Instance, opened
+from exeat.kernel.instance import Instance
+from exeat.kernel.pins import opened
 
 HOME = bpf_root() / "exeat"
 

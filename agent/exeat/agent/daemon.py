@@ -30,6 +30,7 @@ from exeat.agent.readings import AgentReadings
 from exeat.agent.roll import Roll
 from exeat.agent.sets import Sets
 from exeat.agent.shelf import Shelf
+from exeat.agent.steadiness import steady
 from exeat.agent.upkeep import Upkeep
 from exeat.agent.vitals import Story, Vitals
 from exeat.agent.watching import Past
@@ -146,6 +147,7 @@ class Daemon:
         self._upkeep.mark_alive()
         self._story.in_control_ms = (boot_ns() - self._story.started_boot_ns) // 1_000_000
         self._story.is_ready = True
+        steady()
         self._notifier.ready(self._host.sentence())
         _log.info("in control after %d ms: %s", self._story.in_control_ms, self._host.sentence())
         self._upkeep.keep()

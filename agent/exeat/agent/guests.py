@@ -10,7 +10,7 @@ from exeat.dns.listeners import network_cookie
 from exeat.errors import Refused, StatusWord
 from exeat.interface_settings import InterfaceSettings
 from exeat.kernel.guest_hooks import GuestHooks
-from exeat.kernel.guests import GuestPlace, GuestTables
+from exeat.kernel.guests import AddressTaken, GuestPlace, GuestTables
 from exeat.kernel.local_addresses import put_on_loopback
 from exeat.kernel.network_links import NetworkLinks
 
@@ -99,9 +99,14 @@ class Guests:
         return place_of(link, self._links.of(link.master) if link.master else None, said, self._ends())
 
     def _put(self, index: int, place: GuestPlace) -> None:
-        if self._places.get(index) != place:
+        if self._places.get(index) == place:
+            return
+        try:
             self._tables.put(index, place)
-            self._places[index] = place
+        except AddressTaken as taken:
+            other = self._links.of(taken.index)
+            raise AddressTaken(taken.address, taken.index, other.name if other else "") from None
+        self._places[index] = place
 
     def _ends(self) -> GateEnds:
         if self._gate is None:

@@ -4,7 +4,7 @@ An interface is what a cgroup is elsewhere: its name stands for a path, and INTE
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from exeat.agent.census import News
 from exeat.agent.enforcer import Bound
 from exeat.agent.guest_said import GuestSaid
 from exeat.agent.guests import Guests
-from exeat.agent.interface_ids import index_of, workload_of
+from exeat.agent.interface_ids import index_of, is_interface, workload_of
 from exeat.core.globs import Globs
 from exeat.errors import ExeatError, KernelError
 from exeat.interface_settings import InterfaceSettings
@@ -23,6 +23,7 @@ from exeat.kernel.instance import Instance
 from exeat.kernel.network_links import LinkNews, NetworkLink, NetworkLinks
 
 _START_AGAIN_NS = 60 * 10**9
+_FEW = 3  # of which what they learnt is read one by one
 _MEND_NS = 30 * 10**9  # the kernel is asked about each of them
 
 
@@ -197,9 +198,17 @@ class Interfaces:
         """The interface, as the kernel has it."""
         return self._links.of(index_of(workload))
 
-    def learnt(self, workload: int) -> Learnt:
-        """What the programs found out of the guest."""
-        return self._tables.learnt(index_of(workload))
+    def learnt(self, workloads: Collection[int]) -> dict[int, Learnt]:
+        """What the programs found out of guests; those of them that are no cgroups."""
+        guests = [one for one in workloads if is_interface(one)]
+        if len(guests) < _FEW:
+            return {one: self._tables.learnt(index_of(one)) for one in guests}
+        found = self._tables.learnt_all()
+        return {one: found.get(index_of(one), Learnt(None, ())) for one in guests}
+
+    def table_use(self) -> dict[str, int]:
+        """How many entries the tables of guests have, if there are any."""
+        return self._tables.use() if self._hooks.is_loaded else {}
 
     def close(self) -> None:
         """Looks no more."""

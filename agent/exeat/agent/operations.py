@@ -14,7 +14,7 @@ from exeat.agent.hub import Hub
 from exeat.agent.interface_ids import is_interface
 from exeat.agent.notices import agent_record
 from exeat.agent.targets import said_of, target_of
-from exeat.agent.views import MODES, allowance_view, workload_view
+from exeat.agent.views import MODES, allowance_view, workload_views
 from exeat.agent.vitals import Vitals
 from exeat.agent.watching import Past, watch
 from exeat.agent.wishes import Allowance, Override, Registration, Wish
@@ -66,7 +66,7 @@ class AgentOperations:
         """Every workload, or one."""
         bound = self._agent.host.enforcer.bound
         ids = [self._one(request.workload)] if request.workload else sorted(bound, key=lambda one: bound[one].name)
-        return pb.ListWorkloadsResponse(workloads=[self._view(one) for one in ids])
+        return pb.ListWorkloadsResponse(workloads=workload_views(ids, self._agent.host, self._agent.tables))
 
     async def register(self, request: pb.RegisterRequest, peer: Peer) -> pb.RegisterResponse:
         """Puts a cgroup, or the guest behind an interface, under a policy."""
@@ -178,7 +178,12 @@ class AgentOperations:
             )
             for (verdict, reason), count in sorted(counts.items())
         ]
-        return pb.GetCountersResponse(counters=counters, lost_events=self._agent.tables.lost_events())
+        held_back = [
+            pb.HeldBack(reason=verdict_pb2.Reason.ValueType(reason), count=count)
+            for reason, count in sorted(self._agent.tables.held_back().items())
+        ]
+        lost = self._agent.tables.lost_events()
+        return pb.GetCountersResponse(counters=counters, lost_events=lost, held_back=held_back)
 
     async def reload(self, request: pb.ReloadRequest, peer: Peer) -> pb.ReloadResponse:
         """Reads the policy files again."""
@@ -218,7 +223,7 @@ class AgentOperations:
         return found[0]
 
     def _view(self, workload: int) -> pb.Workload:
-        return workload_view(self._agent.host.enforcer.bound[workload], self._agent.host, self._agent.tables)
+        return workload_views([workload], self._agent.host, self._agent.tables)[0]
 
     def _wish(self, workload: int) -> Wish:
         return self._agent.host.wishes.of(workload, self._agent.host.enforcer.bound[workload].path)

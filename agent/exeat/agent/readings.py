@@ -25,6 +25,7 @@ LIMITS = {  # twins: bpf/limits.h
     "grants": 262_144,
     "gates": 16_384,
 }
+GUEST_LIMITS = {"interfaces": 16_384, "flows": 2_097_152, "holds": 8_192}  # twins: bpf/guest_abi.h
 
 
 class AgentReadings:
@@ -42,6 +43,10 @@ class AgentReadings:
     def counters(self) -> Mapping[tuple[Verdict, Reason], int]:
         """The kernel's verdicts."""
         return self._tables.counters()
+
+    def held_back(self) -> Mapping[Reason, int]:
+        """Frames of guests that were dropped without a verdict."""
+        return self._tables.held_back()
 
     def questions(self) -> Mapping[Verdict, int]:
         """The gates' verdicts."""
@@ -88,7 +93,10 @@ class AgentReadings:
         used["policies"] = len(self._sets.all)
         used["grants"] = self.grants()
         used["gates"] = sum(len(bound.house.networks) for bound in list(self._host.enforcer.bound.values()))
-        return {name: Use(used[name], limit) for name, limit in LIMITS.items()}
+        of_guests = self._host.roll.interfaces.table_use()
+        return {name: Use(used[name], limit) for name, limit in LIMITS.items()} | {
+            name: Use(count, GUEST_LIMITS[name]) for name, count in of_guests.items()
+        }
 
     def grants(self) -> int:
         """Pairs of name and address."""

@@ -1,6 +1,6 @@
 """What the agent shows of itself, as the messages of its API."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,13 +10,13 @@ from exeat.agent.enforcer import Bound
 from exeat.agent.guest_said import GuestSaid
 from exeat.agent.host import Host, wall_of
 from exeat.agent.interface_ids import is_interface
-from exeat.agent.interfaces import Interfaces
 from exeat.agent.shelf import Held, Shelf
 from exeat.agent.wishes import Allowance, Registration, Wish
 from exeat.core.endings import Ending
 from exeat.core.interface_text import parse_end
 from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError
+from exeat.kernel.guests import Learnt
 from exeat.kernel.tables import Tables
 from exeat.kernel.telling import address_of
 from exeat.model.policy import Mode, PortRange, Protocol, Rule
@@ -46,8 +46,13 @@ def time_stamp(when: datetime) -> Timestamp:
     return message
 
 
-def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
-    """All that is known of one."""
+def workload_views(workloads: Collection[int], host: Host, tables: Tables) -> list[pb.Workload]:
+    """All that is known of each."""
+    learnt = host.roll.interfaces.learnt(workloads)
+    return [_workload_view(host.enforcer.bound[one], host, tables, learnt.get(one)) for one in workloads]
+
+
+def _workload_view(bound: Bound, host: Host, tables: Tables, learnt: Learnt | None) -> pb.Workload:
     now_ns = boot_ns()
     wish = host.wishes.of(bound.id, bound.path)
     registration, override = wish.registration, bound.override
@@ -72,22 +77,21 @@ def workload_view(bound: Bound, host: Host, tables: Tables) -> pb.Workload:
         view.mode_reason = override.reason
         if override.until_ns:
             view.mode_until.CopyFrom(stamp(wall_of(override.until_ns)))
-    if is_interface(bound.id):
-        view.guest.CopyFrom(_guest(bound, registration, host.roll.interfaces))
+    if learnt:
+        view.guest.CopyFrom(_guest(bound, registration, learnt, host.roll.interfaces.hook))
     return view
 
 
-def _guest(bound: Bound, registration: Registration | None, interfaces: Interfaces) -> pb.GuestState:
+def _guest(bound: Bound, registration: Registration | None, learnt: Learnt, hook: str) -> pb.GuestState:
     """What was said of it, and what its programs found out."""
     said = (registration.guest if registration else None) or GuestSaid()
-    learnt = interfaces.learnt(bound.id)
     addresses = [parse_end(text) for text in said.addresses]
     addresses += [address for raw in sorted(learnt.addresses) if (address := address_of(raw))]
     return pb.GuestState(
         interface=_text(bound.path),
         mac=said.mac.lower() or (learnt.mac.hex(":") if learnt.mac else ""),
         addresses=[address.packed for address in dict.fromkeys(addresses)],
-        hook=interfaces.hook,
+        hook=hook,
     )
 
 

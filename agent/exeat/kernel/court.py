@@ -14,8 +14,9 @@ from pathlib import Path
 from exeat.core.grants import SOMEWHERE, Change, Slot
 from exeat.errors import KernelError
 from exeat.kernel.abi import NEVER
+from exeat.kernel.compiling import compile_and_pin
 from exeat.kernel.grants import GrantTables
-from exeat.kernel.instance import Instance, compile_and_pin, instances, remove_instance
+from exeat.kernel.instance import Instance, instances, remove_instance
 from exeat.kernel.programs import PROGRAMS
 from exeat.kernel.source import bpf_directory, joined_source
 from exeat.kernel.tables import Answer, Tables

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from exeat.errors import ExeatError
 from exeat.kernel import libbpf
+from exeat.kernel.compiling import compile_and_pin
 from exeat.kernel.filesystems import bpf_root, mount_point
 from exeat.kernel.guest_hooks import guest_text
-from exeat.kernel.instance import Instance, compile_and_pin, opened, remove_instance
+from exeat.kernel.instance import Instance, remove_instance
+from exeat.kernel.pins import opened
 from exeat.kernel.programs import GUEST_PROGRAMS, PROGRAMS, Program
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.source import build_header_tree

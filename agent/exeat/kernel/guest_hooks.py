@@ -1,7 +1,7 @@
 """The programs of tap.c in an instance, and the interfaces that they are attached to.
 
 Where the kernel has tcx by pinned links, else by clsact filters. Everything stands in the kernel, so that the next
-agent goes on with it. Kernel quirk: attaching by tcx waits for a grace period of RCU a side, 12 ms at 250 Hz.
+agent goes on with it. Kernel quirk: attaching by tcx waits for a grace period of RCU a side (grace_periods.py).
 """
 
 import os
@@ -9,11 +9,11 @@ import struct
 import threading
 from pathlib import Path
 
-from exeat.errors import KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.clsact import ClsactFilters
 from exeat.kernel.guest_sides import SIDES
-from exeat.kernel.instance import Instance, compile_and_pin, opened, remove_pins
+from exeat.kernel.instance import Instance
+from exeat.kernel.pins import opened
 from exeat.kernel.programs import GUEST_PROGRAMS, GUEST_STEPS
 from exeat.kernel.source import fingerprint, joined_source
 from exeat.kernel.tcx import TcxLinks, has_tcx
@@ -72,11 +72,8 @@ class GuestHooks:
                 self._load()
 
     def hold(self) -> None:
-        """Opens everything of guests that is pinned, so that it outlives its pins as long as this process."""
-        for name in _MAPS:
-            self._instance.map(name)
-        for program in GUEST_PROGRAMS:
-            self._instance.program(program.name)
+        """Opens everything that is pinned, so that it outlives its pins as long as this process."""
+        self._instance.hold(GUEST_PROGRAMS)
         self._links.hold()
 
     def attach(self, index: int) -> None:
@@ -108,16 +105,10 @@ class GuestHooks:
 
     def _load(self) -> None:
         directory = self._instance.directory
-        for part in ("maps", "programs", "links", _INCOMING):
-            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        remove_pins(directory / _INCOMING)
         build = guest_build()
-        refused = compile_and_pin(directory / "maps", directory / _INCOMING, GUEST_PROGRAMS, guest_text())
-        if refused:
-            which = ", ".join(f"{name} ({why})" for name, why in refused.items())
-            raise KernelError(f"this kernel ({os.uname().release}) refused {which}: no guest can be judged on it")
+        incoming = self._instance.compile(_INCOMING, GUEST_PROGRAMS, guest_text())
         with self._lock:
-            self._bring_in(directory / _INCOMING)
+            self._bring_in(incoming)
             for mark in directory.glob(f"{_BUILD}*"):
                 mark.rmdir()
             (directory / f"{_BUILD}{build}").mkdir(mode=0o700)

@@ -69,6 +69,18 @@ class Learnt:
     addresses: tuple[bytes, ...]
 
 
+class AddressTaken(KernelError):
+    """An address is another guest's already. `index` is that of the interface which it is behind."""
+
+    def __init__(self, address: bytes, index: int, name: str = "") -> None:
+        super().__init__(
+            f"{_ip(address)} is the address of another guest, behind {name or f'the interface {index}'}: "
+            "no two may have the same"
+        )
+        self.address = address
+        self.index = index
+
+
 class GuestTables:
     """The tables of guests in one instance; one writer. A guest is the workload INTERFACE_BIT | index."""
 
@@ -79,7 +91,7 @@ class GuestTables:
     def put(self, index: int, place: GuestPlace) -> None:
         """Says what holds of an interface; what its guest has learnt and may still have stays.
 
-        Raises KernelError, and changes nothing, where one of the addresses is another guest's.
+        Raises AddressTaken, and changes nothing, where one of the addresses is another guest's.
         """
         wanted = dict.fromkeys(place.gateways, OWNER_GATEWAY) | dict.fromkeys(place.addresses, OWNER_GUEST)
         told = self._all_told().setdefault(index, {})
@@ -132,8 +144,30 @@ class GuestTables:
         if guest is None:
             return Learnt(None, ())
         has_addresses = guest.learnt_v4 or guest.learnt_v6 or guest.learnt_local
-        addresses = tuple(sorted(self._learnt_addresses(index))) if has_addresses else ()
-        return Learnt(bytes(guest.mac) if guest.has_mac else None, addresses)
+        return _learnt(guest, self._learnt_addresses(index) if has_addresses else [])
+
+    def learnt_all(self) -> dict[int, Learnt]:
+        """The same of every guest, by index, at the price of one."""
+        addresses: dict[int, list[bytes]] = {}
+        for index, address, _, is_learnt in self._owned():
+            if is_learnt and index != _ON_HOST:
+                addresses.setdefault(index, []).append(address)
+        found = {}
+        for key, value in libbpf.entries(self._instance.map("guests"), _ID.size, ctypes.sizeof(Guest)):
+            index = int(_ID.unpack(key)[0]) & ~INTERFACE_BIT
+            found[index] = _learnt(Guest.from_buffer_copy(value), addresses.get(index, []))
+        return found
+
+    def use(self) -> dict[str, int]:
+        """How many entries tables have, by name. Of flows, how many places guests have taken: no fewer."""
+        sizes = _ID.size, ctypes.sizeof(Guest)
+        flows = [Guest.from_buffer_copy(raw).flows for _, raw in libbpf.entries(self._instance.map("guests"), *sizes)]
+        holds = libbpf.entries(self._instance.map("hold_places"), _PLACE.size, ctypes.sizeof(FlowKey))
+        return {
+            "interfaces": len(flows),
+            "flows": sum(min(one, GUEST_FLOWS) for one in flows),
+            "holds": sum(1 for _ in holds),
+        }
 
     def _take(self, index: int, addresses: list[bytes]) -> None:
         """Has addresses be this guest's on the host, all or none."""
@@ -147,10 +181,7 @@ class GuestTables:
             elif owner[0] != index:
                 for one in taken:
                     self._give_back(index, one)
-                raise KernelError(
-                    f"{_ip(address)} is the address of another guest, behind the interface {owner[0]}: "
-                    "no two may have the same"
-                )
+                raise AddressTaken(address, owner[0])
             self._write_address(_ON_HOST, index, address, OWNER_GUEST, 0 if owner else _ONLY_NEW)
 
     def _unlearn(self, index: int, guest: Guest, place: GuestPlace) -> None:
@@ -227,6 +258,10 @@ class GuestTables:
                 for one in maps:
                     libbpf.delete(one, thing)
                 libbpf.delete(fd, key)
+
+
+def _learnt(guest: Guest, addresses: list[bytes]) -> Learnt:
+    return Learnt(bytes(guest.mac) if guest.has_mac else None, tuple(sorted(addresses)))
 
 
 def _key(index: int) -> bytes:

@@ -5,13 +5,10 @@ What is pinned enforces on without us. Directories: maps/, programs/ and links/ 
 attached to guests' interfaces (tcx.py, clsact.py) in links/interfaces/.
 """
 
-import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,44 +16,17 @@ from exeat.errors import KernelError
 from exeat.kernel import libbpf
 from exeat.kernel.abi import LAYOUT
 from exeat.kernel.clsact import remove_filters
+from exeat.kernel.compiling import compile_and_pin
 from exeat.kernel.filesystems import bpf_root, mount_point, release_bpf_root
+from exeat.kernel.pins import Pins, is_made, opened, remove_pins
 from exeat.kernel.programs import MESSAGE_PROGRAM, PROGRAMS, Program
 from exeat.kernel.source import fingerprint, joined_source
 
 _ATTEMPTS = 100
+_COMPILATIONS = 3
 _BUILD = "build-"
 _INTERFACES = Path("links/interfaces")
 _ESSENTIAL = ("settings", "workloads", "policies", "networks", "ports", "hosts", "stamps", "names", "sockets", "events")
-
-
-def compile_and_pin(
-    map_directory: Path, program_directory: Path, programs: Sequence[Program] = PROGRAMS, text: str | None = None
-) -> dict[str, str]:
-    """Compiles in a child process, which pins what it loaded; maps that are pinned already are used as they are.
-
-    `text`: another source than the whole of ours. Returns the programs that this kernel refused, and how.
-    """
-    request = {
-        "text": joined_source() if text is None else text,
-        "map_directory": str(map_directory),
-        "program_directory": str(program_directory),
-        "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
-    }
-    child = subprocess.run(
-        [sys.executable, "-m", "exeat.kernel.compile_child"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        answer = json.loads(child.stdout)
-    except json.JSONDecodeError:
-        answer = {"error": f"the BPF compiler ended with status {child.returncode}"}
-    if "ok" not in answer:
-        story = child.stderr.strip().splitlines()
-        raise KernelError("\n".join([answer["error"], *(f"  {line}" for line in story[-20:])]))
-    return dict(answer["refused"])
 
 
 @cache
@@ -65,22 +35,12 @@ def own_build() -> str:
     return fingerprint(f"{joined_source()}\0{os.uname().release}")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A pin's file descriptor for as long as it is needed."""
-    fd = libbpf.open_pin(str(path))
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 class Instance:
     """A named instance; nothing is touched before `load`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._pins: dict[str, int] = {}  # what is held, by its path below the directory
+        self._pins = Pins(lambda: self.directory)
 
     @property
     def directory(self) -> Path:
@@ -95,19 +55,10 @@ class Instance:
 
     def load(self, programs: Sequence[Program] = PROGRAMS) -> None:
         """Compiles and pins programs and maps. A second time: swaps the programs under the links, with no gap."""
-        directory = self.directory
-        for part in ("maps", "programs", "links", "incoming"):
-            (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        remove_pins(directory / "incoming")
-        refused = compile_and_pin(directory / "maps", directory / "incoming", programs)
-        if refused:
-            which = ", ".join(f"{name} ({why})" for name, why in refused.items())
-            raise KernelError(
-                f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs"
-            )
+        directory, incoming = self.directory, self.compile("incoming", programs)
         for program in programs:
             link = directory / "links" / program.name
-            new = directory / "incoming" / program.name
+            new = incoming / program.name
             with opened(new) as fd:
                 if link.exists():
                     with opened(link) as link_fd:
@@ -115,10 +66,40 @@ class Instance:
                 if program.name == MESSAGE_PROGRAM:
                     libbpf.attach_program(fd, self.map("sockets"), program.attach_type)
             self.take_in(new, program.name)
-        (directory / "incoming").rmdir()
+        incoming.rmdir()
         for mark in directory.glob(f"{_BUILD}*"):
             mark.rmdir()
         (directory / f"{_BUILD}{own_build()}").mkdir(mode=0o700)  # the BPF file system has no files
+
+    def compile(self, place: str, programs: Sequence[Program], text: str | None = None) -> Path:
+        """Has programs made, and pinned in a directory of their own until they are taken in: that one.
+
+        Somebody may remove pins while the compiler runs. It then makes new maps, which know nobody: so all over again.
+        """
+        directory, incoming = self.directory, self.directory / place
+        for _ in range(_COMPILATIONS):
+            for part in ("maps", "programs", "links", place):
+                (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_pins(incoming)
+            fault, refused, repairs = None, dict[str, str](), self._pins.repairs
+            try:
+                refused = compile_and_pin(directory / "maps", incoming, programs, text)
+            except KernelError as error:
+                fault = error
+            self._pins.put_maps_back()
+            is_disturbed = self._pins.repairs != repairs or not incoming.is_dir()
+            if fault and not is_disturbed:
+                raise fault
+            made = {program.name for program in programs} - refused.keys()
+            if is_disturbed or not is_made(incoming, made, directory / "maps"):
+                continue
+            if refused:
+                which = ", ".join(f"{name} ({why})" for name, why in refused.items())
+                raise KernelError(
+                    f"this kernel ({os.uname().release}) refused {which}; `exeat doctor` tells what that costs"
+                )
+            return incoming
+        raise KernelError("somebody removed pins whenever programs were compiled: those in the kernel stay as they are")
 
     def build(self) -> str | None:
         """The digest of the programs that are attached; None: none are, or not all."""
@@ -151,14 +132,11 @@ class Instance:
         for program in programs:
             self.program(program.name)
             if program.is_linked:
-                self._held(f"links/{program.name}")
+                self._pins.open(f"links/{program.name}")
 
     def mend(self, build: str) -> list[str]:
         """Pins again what somebody has unpinned of what is held; what that was. `build` is what is attached."""
-        missing = [name for name in list(self._pins) if not (self.directory / name).exists()]
-        for name in missing:
-            (self.directory / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            libbpf.pin(self._pins[name], str(self.directory / name))
+        missing = self._pins.mend()
         if not list(self.directory.glob(f"{_BUILD}*")):
             (self.directory / f"{_BUILD}{build}").mkdir(mode=0o700)
         return missing
@@ -189,70 +167,44 @@ class Instance:
 
     def map(self, name: str) -> int:
         """A map's file descriptor, opened once."""
-        return self._held(f"maps/{name}")
+        return self._pins.open(f"maps/{name}")
 
     def program(self, name: str) -> int:
         """A program's file descriptor, opened once."""
-        return self._held(f"programs/{name}")
+        return self._pins.open(f"programs/{name}")
 
     def link(self, name: str, directory: Path | None = None) -> int:
         """A link's file descriptor, opened once. `directory`: ours, for those who ask for many."""
-        return self._held(f"links/{name}", directory)
+        return self._pins.open(f"links/{name}", directory)
 
     def keep_link(self, name: str, fd: int, directory: Path) -> None:
         """Pins what is new; its file descriptor is held, and no more the caller's."""
         (directory / "links" / name).parent.mkdir(mode=0o700, exist_ok=True)
         libbpf.pin(fd, str(directory / "links" / name))
-        self._pins[f"links/{name}"] = fd
+        self._pins.keep(f"links/{name}", fd)
 
     def drop_link(self, name: str, directory: Path) -> None:
         """Lets go of one for good, held or pinned or neither."""
-        held = self._pins.pop(f"links/{name}", None)
-        if held is not None:
-            os.close(held)
+        self._pins.drop(f"links/{name}")
         (directory / "links" / name).unlink(missing_ok=True)
 
     def take_in(self, incoming: Path, name: str) -> None:
         """A new program takes the place of the one of its name; it is attached wherever that was."""
         incoming.replace(self.directory / "programs" / name)
-        self._renew(f"programs/{name}")
+        self._pins.renew(f"programs/{name}")
 
     def _has_links(self) -> bool:
         links = self.directory / "links"
         return links.is_dir() and any(entry.name != _INTERFACES.name for entry in links.iterdir())
 
-    def _held(self, name: str, directory: Path | None = None) -> int:
-        if name not in self._pins:
-            self._pins[name] = libbpf.open_pin(str((directory or self.directory) / name))
-        return self._pins[name]
-
-    def _renew(self, name: str) -> None:
-        """What is held becomes what is pinned now, under the same number: another thread may be about to use it."""
-        held = self._pins.get(name)
-        if held is not None:
-            with opened(self.directory / name) as fd:
-                os.dup2(fd, held, inheritable=False)
-
     def close(self) -> None:
         """Lets go of the file descriptors; what is pinned stays."""
-        for fd in self._pins.values():
-            os.close(fd)
-        self._pins.clear()
+        self._pins.close()
 
     def remove(self) -> None:
         """Removes every trace of this instance from the kernel."""
         self.close()
         remove_instance(self.name)
-
-
-def remove_pins(directory: Path) -> None:
-    """Unpins everything below a directory of the BPF file system, and the directories."""
-    for entry in directory.iterdir():
-        if entry.is_dir():
-            remove_pins(entry)
-            entry.rmdir()
-        else:
-            entry.unlink()
 
 
 def _layouts() -> list[Path]:

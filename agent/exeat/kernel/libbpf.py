@@ -12,6 +12,7 @@ from exeat.errors import KernelError
 _BEFORE = 1 << 3  # BPF_F_BEFORE: in front of whatever is attached
 _BATCH = 4096
 _PROGRAMS_MAX = 64  # of one place at an interface: BPF_MPROG_MAX
+_MAPS_MAX = 64  # of one program: MAX_USED_MAPS
 
 
 class _TestRunOptions(ctypes.Structure):
@@ -61,10 +62,26 @@ class _LinkInfo(ctypes.Structure):
     )
 
 
-class _ProgramInfo(ctypes.Structure):
-    """The beginning of struct bpf_prog_info."""
+class _ObjectInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info, and of struct bpf_map_info."""
 
     _fields_ = (("type", c_uint32), ("id", c_uint32))
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info, as far as the maps."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("code_lengths", c_uint32 * 2),
+        ("code", c_uint64 * 2),
+        ("load_time", c_uint64),
+        ("uid", c_uint32),
+        ("maps_count", c_uint32),
+        ("maps", c_uint64),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +165,28 @@ def link_state(link: int) -> LinkState:
 
 def program_id(program: int) -> int:
     """The kernel's number of a program."""
-    info = _ProgramInfo()
+    return _object_id(program, "cannot ask a program in the kernel")
+
+
+def map_id(fd: int) -> int:
+    """The kernel's number of a map."""
+    return _object_id(fd, "cannot ask a map in the kernel")
+
+
+def _object_id(fd: int, what: str) -> int:
+    info = _ObjectInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    _check(_LIB.bpf_obj_get_info_by_fd(fd, byref(info), byref(size)), what)
+    return int(info.id)
+
+
+def program_maps(program: int) -> list[int]:
+    """The numbers of the maps that a program uses."""
+    ids = (c_uint32 * _MAPS_MAX)()
+    info = _ProgramInfo(maps_count=_MAPS_MAX, maps=ctypes.addressof(ids))
     size = c_uint32(ctypes.sizeof(info))
     _check(_LIB.bpf_obj_get_info_by_fd(program, byref(info), byref(size)), "cannot ask a program in the kernel")
-    return int(info.id)
+    return list(ids[: info.maps_count])
 
 
 def interface_programs(index: int, attach_type: int) -> list[int]:

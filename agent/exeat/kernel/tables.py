@@ -8,15 +8,7 @@ from dataclasses import dataclass
 
 from exeat.errors import KernelError
 from exeat.kernel import libbpf
-from exeat.kernel.abi import (
-    NEVER,
-    REASONS,
-    VERDICTS,
-    KernelMode,
-    Outcome,
-    Question,
-    Traffic,
-)
+from exeat.kernel.abi import NEVER, REASONS, VERDICTS, KernelMode, Outcome, Question, Traffic
 from exeat.kernel.entries import (
     GrantedKey,
     GrantKey,
@@ -181,6 +173,11 @@ class Tables:
         """Every verdict and reason that was given, and how often."""
         counts = {(verdict, reason): self.counter(verdict, reason) for verdict in Verdict for reason in Reason}
         return {given: count for given, count in counts.items() if count}
+
+    def held_back(self) -> dict[Reason, int]:
+        """How many frames of guests were dropped without a verdict, which say nothing of them or are sent again."""
+        counts = {reason: self._count(reason) for reason in Reason}  # at the places of no verdict
+        return {reason: count for reason, count in counts.items() if count}
 
     def lost_events(self) -> int:
         """How many verdicts did not fit into the ring."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exeat.errors import KernelError
 from exeat.kernel import libbpf
+from exeat.kernel.grace_periods import short_grace_periods
 from exeat.kernel.guest_sides import SIDES, Side
 from exeat.kernel.instance import Instance
 
@@ -86,7 +87,9 @@ class TcxLinks:
         return (directory / "links" / _name(index, side)).exists() and self._is_alive(index, side, directory)
 
     def _link(self, index: int, side: Side, directory: Path) -> None:
-        link = libbpf.create_interface_link(self._instance.program(side.program), index, side.tcx)
+        program = self._instance.program(side.program)
+        with short_grace_periods():
+            link = libbpf.create_interface_link(program, index, side.tcx)
         try:
             self._instance.keep_link(_name(index, side), link, directory)
         except KernelError:
@@ -100,7 +103,9 @@ class TcxLinks:
 
     def _drop(self, name: str, directory: Path) -> None:
         if (directory / "links" / name).exists():
-            libbpf.detach_link(self._instance.link(name, directory))
+            link = self._instance.link(name, directory)
+            with short_grace_periods():
+                libbpf.detach_link(link)
         self._instance.drop_link(name, directory)
 
 

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from exeat.kernel.abi import Hook
 from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.events import Event
+from exeat.kernel.guest_abi import INTERFACE_BIT
 from exeat.model.networks import MAPPED_PREFIX, Address
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
@@ -52,6 +53,12 @@ def _process(pid: int, comm: bytes, uid: int) -> Process:
     return Process(pid, comm.partition(b"\0")[0].decode(errors="replace"), uid)
 
 
+def _unknown(workload: int) -> str:
+    """One that has gone, before its last verdict was read."""
+    is_guest = workload & INTERFACE_BIT
+    return f"interface {workload & ~INTERFACE_BIT}" if is_guest else f"cgroup {workload}"
+
+
 def tell(event: Event, workloads: Mapping[int, str], policies: Mapping[int, Naming]) -> Record:
     """One event in words."""
     naming = policies.get(event.policy_id, _UNNAMED)
@@ -61,7 +68,7 @@ def tell(event: Event, workloads: Mapping[int, str], policies: Mapping[int, Nami
         verdict=_VERDICTS.get(event.verdict) or Verdict(event.verdict),
         reason=_REASONS.get(event.reason) or Reason(event.reason),
         hook=_HOOKS.get(event.hook) or Hook(event.hook).name.lower(),
-        workload=workloads.get(event.workload) or f"cgroup {event.workload}",
+        workload=workloads.get(event.workload) or _unknown(event.workload),
         policy=naming.policy,
         rule=naming.rules[rule - 1] if 0 < rule <= len(naming.rules) else None,
         process=_process(event.pid, event.comm, event.uid),

@@ -1,0 +1,26 @@
+"""What would have an answer wait is done before anybody asks."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import gc, resource
+from pathlib import Path
+from exeat.agent.steadiness import steady
+
+def room():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("FDSize")).split()[1])
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+before = room(), gc.get_freeze_count(), len(list(Path("/proc/self/fd").iterdir()))
+steady()
+after = room(), gc.get_freeze_count(), len(list(Path("/proc/self/fd").iterdir()))
+print(before[0] < 1000 <= after[0], before[1] == 0 < after[1], before[2] == after[2])
+"""
+
+
+def test_the_table_of_descriptors_is_wide_and_what_is_there_is_no_garbage() -> None:
+    """As far as the limit allows; no descriptor is left open."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True True\n"
