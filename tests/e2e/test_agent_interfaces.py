@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bed.namespace import Namespace
 from e2e.agent_stage import INSTANCE, SETTINGS, START_S, AgentStage, open_agent_stage, say
 from e2e.gatekeeper import look_up
 from e2e.guest_ends import Guest, Guests, guests_of
@@ -155,7 +156,7 @@ REFUSED = [
     (("tun-1", "--address", "198.51.100.300"), 2, "198.51.100.300"),
     (("tun-1", "--address", "127.0.0.1"), 2, "127.0.0.1"),
     (("tun-1", "--gateway-mac", "x"), 2, "is no MAC address"),
-    (("tun-1", "--address", "198.51.100.200"), 1, "198.51.100.200 is the address of another guest"),
+    (("tun-1", "--address", "198.51.100.200"), 1, "198.51.100.200 is the address of another guest, behind tun-2:"),
     (("tun-1", "--policy", "nosuch"), 1, "there is no policy nosuch"),
     (("tun-1", "--name", "other"), 1, "other is the name of tun-2 already"),
 ]
@@ -292,6 +293,92 @@ def test_a_registered_interface_may_be_renamed(guests: Guests) -> None:
     guests.rename(found, "tun-8")
     stage.wait_until(lambda: names(stage) == ["coder"] and shown(stage, "coder")["guest"]["interface"] == "tun-9")  # type: ignore[index]
     assert (reached(guests, guest), reached(guests, found)) == ("shop", "shop+evil")
+
+
+def attached_to(guests: Guests, name: str) -> Guest:
+    """A guest whose addresses are said, under the policy that allows the shop."""
+    guest = guests.add(name)
+    words = ("--address", guest.address4, "--address", guest.address6)
+    guests.stage.exeat("attach", name, "--policy", "shop", *words)
+    assert reached(guests, guest) == "shop"
+    return guest
+
+
+def on_host(guests: Guests, *lines: str) -> None:
+    """Commands of `ip` in the agent's namespace."""
+    guests.stage.bed.network.client.command("ip", "-batch", "-", stdin="\n".join(lines))
+
+
+def follows(guests: Guests, guest: Guest) -> str:
+    """Waits until a guest gets through again, whose neighbours have changed; whom it reaches."""
+    shop = guests.stage.shop.address4
+
+    def is_through() -> bool:
+        guest.namespace.command("ip", "neigh", "flush", "dev", "eth0")
+        return guests.call(guest, lambda: quickly(shop)) == "open"
+
+    guests.stage.wait_until(is_through, 10)
+    return reached(guests, guest)
+
+
+def test_an_interface_that_moves_to_another_namespace_is_a_workload_no_more(guests: Guests) -> None:
+    """Nothing of ours goes along. Where it comes back, it is one that nobody has named."""
+    stage, guest = guests.stage, attached_to(guests, "tun-1")
+    index, elsewhere = index_of(guests, guest), Namespace()
+    try:
+        on_host(guests, f"link set tun-1 netns {elsewhere.path}")
+        stage.wait_until(lambda: not names(stage))
+        assert index not in attached(stage)
+        elsewhere.command("ip", "link", "set", "tun-1", "netns", stage.bed.network.client.path)
+        on_host(
+            guests, f"addr add {guest.gateway4}/30 dev tun-1", f"addr add {guest.gateway6}/64 dev tun-1 nodad",
+            "link set tun-1 up",
+        )  # fmt: skip
+        assert follows(guests, guest) == "shop+evil"
+        assert names(stage) == []
+    finally:
+        elsewhere.close()
+
+
+def test_a_new_mac_address_of_the_interface_is_followed_and_one_of_the_guest_is_not(guests: Guests) -> None:
+    """Frames go to the host by its address. The guest's was fixed by its first frame."""
+    stage, guest = guests.stage, attached_to(guests, "tun-1")
+    on_host(guests, "link set tun-1 address 02:00:5e:00:53:21")
+    assert follows(guests, guest) == "shop"
+    guest.namespace.command("ip", "link", "set", "eth0", "address", "02:00:5e:00:53:22")
+    stage.shop.reset()
+    assert guests.call(guest, lambda: quickly(stage.shop.address4)) == "silent"
+    assert stage.shop.count().connections == 0
+    guest.namespace.command("ip", "link", "set", "eth0", "address", guest.mac)
+    assert follows(guests, guest) == "shop"
+
+
+def test_a_bridge_that_an_interface_joins_changes_or_leaves_is_followed(guests: Guests) -> None:
+    """The addresses are the bridge's then, and frames go to its MAC address."""
+    stage, guest = guests.stage, attached_to(guests, "tun-1")
+    addresses = (f"{guest.gateway4}/30", f"{guest.gateway6}/64")
+
+    def move(before: str, after: str) -> list[str]:
+        """The host's addresses."""
+        return [f"addr del {one} dev {before}" for one in addresses] + [
+            f"addr add {one} dev {after}{' nodad' if ':' in one else ''}" for one in addresses
+        ]
+
+    try:
+        for number, (before, after) in enumerate((("tun-1", "one0"), ("one0", "two0"))):
+            on_host(
+                guests, f"link add {after} address 02:00:5e:00:53:3{number} type bridge", f"link set {after} up",
+                f"link set tun-1 master {after}", *move(before, after),
+            )  # fmt: skip
+            assert follows(guests, guest) == "shop"
+        on_host(guests, "link set two0 address 02:00:5e:00:53:39")
+        assert follows(guests, guest) == "shop"
+        on_host(guests, "link set tun-1 nomaster", *move("two0", "tun-1"))
+        assert follows(guests, guest) == "shop"
+        assert names(stage) == ["tun-1"]
+    finally:
+        for name in ("one0", "two0"):
+            stage.bed.network.client.command("ip", "link", "del", name)
 
 
 def test_without_an_agent_guests_are_judged_and_the_next_one_takes_them_over(guests: Guests) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import os
+import struct
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -10,8 +11,8 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 import pytest
 
 from e2e.guest_stub import place, stub
-from exeat.errors import KernelError
 from exeat.kernel import guest_hooks, libbpf
+from exeat.kernel.abi import REASONS
 from exeat.kernel.guest_abi import (
     GUEST_ASKED,
     GUEST_FLOWS,
@@ -29,9 +30,11 @@ from exeat.kernel.guest_abi import (
     PlaceKey,
 )
 from exeat.kernel.guest_hooks import GuestHooks
-from exeat.kernel.guests import GuestTables
+from exeat.kernel.guests import AddressTaken, GuestTables, Learnt
 from exeat.kernel.instance import Instance, remove_instance
+from exeat.kernel.tables import Tables
 from exeat.model.networks import mapped
+from exeat.model.verdicts import Reason, Verdict
 
 _INDEXES = itertools.count(1000)
 HOLD_BYTES = 16 + 16384 + 1024  # struct hold, which the agent does not read
@@ -207,14 +210,29 @@ def test_two_guests_cannot_have_the_same_address(instance: Instance, tables: Gue
     learn(instance, index, "2001:db8::2")
     before = owned(instance)
     for taken in ("198.51.100.2", "2001:db8::2"):
-        with pytest.raises(KernelError, match=rf"{taken} .*another guest, behind the interface {index}"):
+        with pytest.raises(AddressTaken, match=rf"{taken} .*another guest, behind the interface {index}") as refusal:
             tables.put(other, place(addresses=(end("198.51.100.3"), end(taken))))
+        assert (refusal.value.index, refusal.value.address) == (index, end(taken))
         assert owned(instance) == before
         assert interface(instance, other) is None
     tables.put(other, place(addresses=(end("198.51.100.3"), end("fe80::2"))))
     tables.forget(index)
     tables.put(other, place(addresses=(end("198.51.100.2"),)))
     assert (0, "198.51.100.3") not in owned(instance)
+
+
+def test_what_all_have_learnt_is_read_at_once(instance: Instance, tables: GuestTables, index: int) -> None:
+    """As it is of each: nothing, some, what was told and not learnt."""
+    others = [next(_INDEXES) for _ in range(3)]
+    tables.put(index, place(learn=LEARN))
+    tables.put(others[0], place(addresses=(end("198.51.100.9"),), gateways=(end("198.51.100.1"),), learn=LEARN[1:]))
+    tables.put(others[1], place(learn=LEARN))
+    learn(instance, index, "198.51.100.7", "fe80::7", mac=b"\x02" * 6)
+    learn(instance, others[0], "2001:db8::7")
+    found = tables.learnt_all()
+    assert found == {one: tables.learnt(one) for one in (index, *others[:2])}
+    assert found[index] == Learnt(b"\x02" * 6, (end("198.51.100.7"), end("fe80::7")))
+    assert found[others[0]].addresses == (end("2001:db8::7"),)
 
 
 def test_a_guest_that_is_forgotten_leaves_nothing(instance: Instance, tables: GuestTables, index: int) -> None:
@@ -252,6 +270,33 @@ def add_flows(instance: Instance, index: int, many: int) -> None:
 def count(instance: Instance, name: str, key_type: type[ctypes.Structure]) -> int:
     """How many entries a table has."""
     return len(libbpf.keys(instance.map(name), ctypes.sizeof(key_type)))
+
+
+def test_what_is_held_back_is_counted_by_reason_beside_verdicts_and_lost_events(instance: Instance) -> None:
+    """Over all processors. It stands where verdicts would that there are none of."""
+    fd, zero = instance.map("counters"), bytes(8 * libbpf.possible_cpus())
+    found = Tables(instance)
+    written = {0: 9, Reason.OUT_OF_ORDER: 5, Verdict.DROPPED * REASONS + Reason.SPOOFED: 4}
+    for at, number in written.items():
+        libbpf.update(fd, at.to_bytes(4, "little"), struct.pack("=Q", number) * libbpf.possible_cpus())
+    try:
+        cpus = libbpf.possible_cpus()
+        assert found.held_back() == {Reason.OUT_OF_ORDER: 5 * cpus}
+        assert found.lost_events() == 9 * cpus
+        assert found.counters() == {(Verdict.DROPPED, Reason.SPOOFED): 4 * cpus}
+    finally:
+        for at in written:
+            libbpf.update(fd, at.to_bytes(4, "little"), zero)
+
+
+def test_how_full_the_tables_are_is_counted(instance: Instance, tables: GuestTables, index: int) -> None:
+    """By guests; places for flows are counted by the programs, and go round."""
+    other = next(_INDEXES)
+    for one, flows in ((index, 5), (other, 2**31)):
+        tables.put(one, place())
+        add_flows(instance, one, 2)
+        learn(instance, one, flows=flows)
+    assert tables.use() == {"interfaces": 2, "flows": 5 + GUEST_FLOWS, "holds": 4}
 
 
 def test_forgetting_takes_as_long_as_a_guest_had_flows(instance: Instance, tables: GuestTables, index: int) -> None:

@@ -170,6 +170,7 @@ def test_limits_agree() -> None:
     for name in ("LEARNT_V6_MAX", "GUEST_FLOWS", "GUEST_HOLDS", "GUEST_ASKED"):
         assert limits[name] == getattr(guest_abi, name), name
     assert f"INTERFACE_BIT (1ULL << {guest_abi.INTERFACE_BIT.bit_length() - 1})" in text
+    assert {f"{table.upper()}_MAX": most for table, most in readings.GUEST_LIMITS.items()}.items() <= limits.items()
     steps = enumerators((BPF / "guest_state.h").read_text(), "step")
     assert steps == {word.replace("on_guest_", "step_").upper(): place for place, word in enumerate(GUEST_STEPS)}
     owners = enumerators(text, "owner_kind")

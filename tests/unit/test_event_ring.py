@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from exeat.kernel import abi
 from exeat.kernel.events import Event, EventRing, layout
+from exeat.kernel.guest_abi import INTERFACE_BIT
 from exeat.kernel.telling import Naming, tell
 from exeat.model.record import Process
 from exeat.model.verdicts import Reason, Verdict
@@ -129,13 +130,15 @@ def test_an_event_is_told_in_words(producer: Producer, ring: EventRing) -> None:
     event.name[:6] = b"a\\b.te"
     producer.write(bytes(event))
     producer.write(bytes(abi.Event(verdict=1, reason=1, hook=1, workload=8)))
-    record, other = [tell(one, {7: "/w"}, {3: Naming("p", ("one", "two"))}) for one in ring.drain()]
+    producer.write(bytes(abi.Event(verdict=1, reason=1, hook=9, workload=INTERFACE_BIT | 8)))
+    record, other, guest = [tell(one, {7: "/w"}, {3: Naming("p", ("one", "two"))}) for one in ring.drain()]
     assert (record.verdict, record.reason, record.hook) == (Verdict.DROPPED, Reason.NAME_NOT_ALLOWED, "hello")
     assert (record.workload, record.policy, record.rule) == ("/w", "p", "two")
     assert record.process == Process(9, "cu\ufffdrl", 1000)
     assert (str(record.address), record.port, record.source) == ("203.0.113.7", 443, None)
     assert (record.name, record.bytes, record.judged_ns) == ("a\\x5cb.te", 517, 5)
     assert (other.workload, other.policy, other.rule, other.name) == ("cgroup 8", "", None, None)
+    assert (guest.workload, guest.hook) == ("interface 8", "guest")
     assert (other.address, other.process) == (None, Process(0, "", 0))
 
 

@@ -44,6 +44,9 @@ class Agent:
             raise self.error
         return {(verdict, reason): 100 * verdict + reason for verdict in Verdict for reason in Reason}
 
+    def held_back(self) -> Mapping[Reason, int]:
+        return {Reason.OUT_OF_ORDER: 5, Reason.BUSY: 1}
+
     def questions(self) -> Mapping[Verdict, int]:
         return {Verdict.FORWARDED: 7, Verdict.DROPPED: 2**60}
 
@@ -96,6 +99,7 @@ def test_every_number_arrives_under_its_name() -> None:
         for reason in Reason:
             labels = (("reason", reason.word), ("verdict", verdict.name))
             assert samples["exeat_verdicts_total", labels] == 100 * verdict + reason
+    assert samples["exeat_guest_frames_held_back_total", (("reason", "out_of_order"),)] == 5
     assert samples["exeat_questions_total", (("verdict", "FORWARDED"),)] == 7
     assert samples["exeat_questions_total", (("verdict", "DROPPED"),)] == 2**60
     assert samples["exeat_questions_total", (("verdict", "ERROR"),)] == 0
@@ -127,7 +131,8 @@ def test_there_are_fewer_than_1000_series_whatever_happens() -> None:
 
 def test_the_tables_are_maps_of_the_programs() -> None:
     """The kernel's own names."""
-    maps = set(re.findall(r'PIN_DIR "/(\w+)"', (ROOT / "bpf" / "maps.h").read_text()))
+    text = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "guest_maps.h"))
+    maps = set(re.findall(r'PIN_DIR "/(\w+)"', text))
     assert set(TABLES) <= maps
 
 

@@ -292,7 +292,7 @@ def test_the_unit_leaves_out_what_would_break_enforcement() -> None:
         assert name not in assignments
     assert assignments["Restart"] == ["always"]
     assert assignments["RuntimeDirectoryPreserve"] == ["yes"]  # enforcement outlives a stop, and so does its state
-    assert assignments["ReadWritePaths"] == ["/sys/fs/bpf"]
+    assert assignments["ReadWritePaths"] == ["/sys/fs/bpf -/sys/kernel/rcu_expedited"]
     assert {"CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"} <= set(assignments["CapabilityBoundingSet"][0].split())
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from exeat.core.interface_text import why_no_interface
 from exeat.core.policy_dns import DnsReader
 from exeat.core.policy_limits import LimitsReader
 from exeat.core.policy_rule import RuleReader
@@ -17,7 +18,6 @@ _API_VERSION = "exeat.dev/v1"
 _KIND = "EgressPolicy"
 _SUBJECT = ("cgroups", "interfaces", "labels", "nodes")
 _POLICY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_INTERFACE_NAME_MAX = 15  # IFNAMSIZ of linux/if.h, less the NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _DocumentReader:
         return read
 
     def _patterns(self, subject: Fields, name: str) -> tuple[str, ...]:
-        why_bad = _why_no_cgroup if name == "cgroups" else _why_no_interface
+        why_bad = _why_no_cgroup if name == "cgroups" else why_no_interface
         patterns = []
         for node in read_list(subject.get(name), f"`{name}`", self.problems):
             pattern = read_text(node, f"an entry of `{name}`", self.problems)
@@ -194,11 +194,4 @@ def _why_no_cgroup(pattern: str) -> str | None:
             f"{shown(pattern)} is no cgroup: write its path below /sys/fs/cgroup, from a slash on, "
             "as in `/agents.slice/coder-*.scope`"
         )
-    return None
-
-
-def _why_no_interface(pattern: str) -> str | None:
-    is_literal = not any(c in pattern for c in "*?[")
-    if "/" in pattern or " " in pattern or (is_literal and len(pattern) > _INTERFACE_NAME_MAX):
-        return f"{shown(pattern)} is no interface: write at most {_INTERFACE_NAME_MAX} characters, as in `tap-*`"
     return None

@@ -19,6 +19,7 @@ from exeat.core.port_text import NAMING_PORTS
 from exeat.core.proposal_text import Proposal, ProposedRule, proposal_text
 from exeat.core.query_types import QUERY_TYPES, parse_query_type, query_type_word
 from exeat.core.reached import Reached, Room, is_special
+from exeat.core.steps import step_of
 from exeat.core.verdict_text import endpoint, protocol_word, subject_of
 from exeat.model.networks import Address
 from exeat.model.policy import Protocol
@@ -104,7 +105,8 @@ class Learned:
     def _see_flow(self, record: Record, names: tuple[str, ...]) -> None:
         protocol = _PROTOCOLS.get(record.protocol)
         address = record.address
-        if address is not None and record.hook == "hello" and self._probe_room.admits((address, record.port)):
+        step = step_of(record)
+        if address is not None and step == "hello" and self._probe_room.admits((address, record.port)):
             self._spoke.add((address, record.port))
         if protocol is None or address is None:
             self._note(record, "no rule can allow it")
@@ -116,13 +118,13 @@ class Learned:
                 "never allowed: names are resolved by exeat's own resolver, which answers on every address's port 53"
             )
             self._notes.add(f"{where}: {sentence}", record.count)
-        elif record.hook == "packet":
+        elif step == "packet":
             self._note(
                 record,
                 "packets without a connect, as of connections that came in: if they are meant, write a rule for the "
                 "other side's network and ports",
             )
-        elif protocol is Protocol.TCP and record.hook == "connect" and record.reason is Reason.OPEN_MODE:
+        elif protocol is Protocol.TCP and step == "connect" and record.reason is Reason.OPEN_MODE:
             begun = _Probe(tuple(host for host in sorted(set(names)) if _host(host) == host), address, record.port)
             if record.port and self._probe_room.admits((Protocol.TCP, begun)):
                 self._begun[begun] += record.count
@@ -142,7 +144,7 @@ class Learned:
 
     def _see_plain(self, record: Record, protocol: Protocol, address: Address, names: tuple[str, ...]) -> None:
         hosts = tuple(host for host in sorted(set(names)) if _host(host) == host)
-        if hosts and protocol is Protocol.UDP and record.hook == "connect":
+        if hosts and protocol is Protocol.UDP and step_of(record) == "connect":
             probe = _Probe(hosts, address, record.port)
             if self._probe_room.admits(probe):
                 self._probes[probe] += record.count

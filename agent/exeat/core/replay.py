@@ -12,6 +12,7 @@ from typing import Protocol as Interface
 
 from exeat.core.cases import Attempt, Ruling
 from exeat.core.query_types import QUERY_TYPES
+from exeat.core.steps import step_of
 from exeat.core.verdict_text import subject_of
 from exeat.model.names import NAME_MAX
 from exeat.model.networks import Address
@@ -102,7 +103,7 @@ class Recorded:
             if record.detail not in _ADDRESSES:
                 return
             self._asked[record.workload].add(record.name.lower())
-        elif record.hook == "hello" and record.address is not None:
+        elif step_of(record) == "hello" and record.address is not None:
             self._spoke.add((record.workload, record.address, record.port))
             if record.name and record.reason not in _UNRESOLVED:
                 self._said[record.workload, record.address].add(record.name.lower())
@@ -120,9 +121,10 @@ class Recorded:
     def attempts(self, record: Record) -> tuple[Attempt, ...] | None:
         """What the program may have tried, each of them possible; None: nothing that a policy decides."""
         protocol = _PROTOCOLS.get(record.protocol)
-        if record.reason not in _DESTINATION or record.hook not in _FLOWS or protocol is None or not record.address:
+        step = step_of(record)
+        if record.reason not in _DESTINATION or step not in _FLOWS or protocol is None or not record.address:
             return None
-        if record.hook != "hello" and (record.workload, record.address, record.port) in self._spoke:
+        if step != "hello" and (record.workload, record.address, record.port) in self._spoke:
             return None  # its hello says more
         plain = Attempt(protocol, record.port if protocol is not Protocol.ICMP else 0, None, record.address)
         if record.name and record.reason not in _WANTS_HELLO:

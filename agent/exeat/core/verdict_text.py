@@ -68,6 +68,8 @@ def subject_of(record: Record) -> str:
         return f"policy {record.policy}"
     if record.hook == "query":
         return _question(record)
+    if record.hook == "guest" and record.address is None:
+        return "a frame"
     where = f"{protocol_word(record.protocol)} {endpoint(record.address, record.port)}"
     return f"{record.name} ({where})" if record.name else where
 
@@ -88,11 +90,19 @@ def line_for_people(record: Record) -> str:
     if record.hook == "agent":
         what = _printable(record.evidence or "")
         return f"exeat: notice: {what}: {STORIES[record.reason]} [{record.reason.word}; policy {record.policy}]"
-    comm = _printable(record.process.comm)  # its own choice
-    who = f"{comm}[{record.process.pid}]" if record.process.pid else "the kernel"
     by = f"policy {record.policy}" + (f", rule {record.rule}" if record.rule else "")
     story = STORIES[record.reason] + (f" ({record.evidence})" if record.evidence else "")
-    return f"exeat: {_WORDS[record.verdict]}: {subject_of(record)} by {who}: {story} [{record.reason.word}; {by}]"
+    return (
+        f"exeat: {_WORDS[record.verdict]}: {subject_of(record)} by {_who(record)}: {story} [{record.reason.word}; {by}]"
+    )
+
+
+def _who(record: Record) -> str:
+    if record.process.pid:
+        return f"{_printable(record.process.comm)}[{record.process.pid}]"  # its own choice
+    if record.hook == "guest" or (record.hook == "query" and not record.workload.startswith("/")):
+        return f"the guest ({record.source})" if record.source else "the guest"  # nobody sees its processes
+    return "the kernel"
 
 
 def json_line(record: Record) -> str:

@@ -20,10 +20,11 @@ from exeat.metrics.text import Kind, Sample, head, histogram_lines, lines
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Verdict
 
-# The maps of bpf/maps.h whose entries can be counted; any other is added to `other`, so that the set stays closed.
+# Of bpf/maps.h and guest_maps.h, those whose entries can be counted; any other is added to `other`, so that the set
+# stays closed.
 TABLES = (
     "workloads", "policies", "networks", "ports", "hosts", "granted", "grants", "gates", "askers", "sockets", "traffic",
-    "usage", "destinations", "ordinals",
+    "usage", "destinations", "ordinals", "interfaces", "flows", "holds",
 )  # fmt: skip
 _OTHER = "other"
 _POLICY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -61,6 +62,11 @@ def _verdicts(scrape: Scrape) -> Iterator[Sample]:
     for (verdict, reason), count in sorted(scrape.readings.counters().items()):
         if count:
             yield Sample((verdict.name, reason.word), count)
+
+
+def _held_back(scrape: Scrape) -> Iterator[Sample]:
+    for reason, count in sorted(scrape.readings.held_back().items()):
+        yield Sample((reason.word,), count)
 
 
 def _questions(scrape: Scrape) -> Iterator[Sample]:
@@ -127,6 +133,10 @@ FAMILIES = (
     Family(
         "exeat_verdicts_total", Kind.COUNTER, ("verdict", "reason"),
         "Judgements of the kernel, lost events included", _verdicts,
+    ),
+    Family(
+        "exeat_guest_frames_held_back_total", Kind.COUNTER, ("reason",),
+        "Frames of guests dropped without a verdict: TCP sends them again", _held_back,
     ),
     Family(
         "exeat_questions_total", Kind.COUNTER, ("verdict",),

@@ -46,6 +46,9 @@ class Readings(Protocol):
     def counters(self) -> Mapping[tuple[Verdict, Reason], int]:
         """The kernel's verdicts, since the programs were first loaded."""
 
+    def held_back(self) -> Mapping[Reason, int]:
+        """Frames of guests that were dropped without a verdict."""
+
     def questions(self) -> Mapping[Verdict, int]:
         """The gates' verdicts, since the agent started."""
 
