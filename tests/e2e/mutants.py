@@ -36,7 +36,7 @@ _LOOPBACK = (
 MUTATIONS = {
     "backstop": Mutation(
         "on_packet_out: every packet of a managed workload passes",
-        (("  read_packet(skb, &packet);\n  if (skb->ifindex", "  return PACKET_PASS;\n  if (skb->ifindex"),),
+        (("  read_packet(skb, 0, &packet);\n  if (skb->ifindex", "  return PACKET_PASS;\n  if (skb->ifindex"),),
     ),
     "kinds": Mutation(
         "on_socket: raw, MPTCP, UDP-Lite and ping sockets are made",

@@ -187,7 +187,8 @@ def test_words_about_a_guest_are_refused_for_a_cgroup(guests: Guests) -> None:
 def test_a_failed_change_of_words_leaves_the_guest_as_it_was(guests: Guests) -> None:
     """Judged by what was said before."""
     stage, guest = guests.stage, guests.add("tun-1")
-    stage.exeat("attach", "tun-1", "--policy", "shop", "--address", guest.address4, "--address", guest.address6)
+    words = ("--mac", guest.mac, "--address", guest.address4, "--address", guest.address6)
+    stage.exeat("attach", "tun-1", "--policy", "shop", *words)
     before = shown(stage, "tun-1")
     assert stage.exeat("attach", "tun-1", "--address", "::1", check=False).returncode == 2
     now = shown(stage, "tun-1")

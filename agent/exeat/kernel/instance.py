@@ -77,6 +77,7 @@ class Instance:
         Somebody may remove pins while the compiler runs. It then makes new maps, which know nobody: so all over again.
         """
         directory, incoming = self.directory, self.directory / place
+        text = joined_source() if text is None else text
         for _ in range(_COMPILATIONS):
             for part in ("maps", "programs", "links", place):
                 (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
