@@ -12,11 +12,11 @@ def room():
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith("FDSize")).split()[1])
 
-resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 before = room(), gc.get_freeze_count(), len(list(Path("/proc/self/fd").iterdir()))
 steady()
 after = room(), gc.get_freeze_count(), len(list(Path("/proc/self/fd").iterdir()))
-print(before[0] < 1000 <= after[0], before[1] == 0 < after[1], before[2] == after[2])
+print(before[0] < 4096 <= after[0], before[1] == 0 < after[1], before[2] == after[2])
 """
 
 
