@@ -59,7 +59,7 @@ static __always_inline __u32 untagged(__u64 word, __u32 first, __u32 else_value)
   return word >> 32 == first ? (__u32)word : else_value;
 }
 
-/* No connection begins at 0: see refuse_first. */
+/* No connection begins at 0: on_guest_out lets none. */
 static __always_inline bool is_answered(const struct guest_flow *flow) {
   return flow->first && flow->answered >> 32 == flow->first;
 }
