@@ -59,9 +59,9 @@ def test_an_upgrade_that_was_killed_is_completed_by_the_next(stage: AgentStage, 
     old = programs()
     stage.start(wait=False)
     incoming = Instance(INSTANCE).directory / "incoming"
-    stage.wait_until(incoming.exists, 30)
+    stage.wait_until(incoming.exists, 90)
     wanted = {"half of the links": len(old) // 2, "all links": len(old) - 1, "no mark": len(old)}[after]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while len({name for name, one in programs().items() if one != old[name]}) < wanted and incoming.exists():
         assert time.monotonic() < deadline
     stage.kill()
