@@ -40,7 +40,8 @@ test: setup ## all tests; needs root
 	# What fails beside others, on a machine that has too much to do, must pass by itself.
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup -m "not alone" || \
 	  $(BIN)/python -m pytest -n 1 --dist loadgroup -m "not alone" --last-failed --last-failed-no-failures none
-	$(BIN)/python -m pytest -m alone
+	# What measures time is asked once more: the machine may have had something else to do.
+	$(BIN)/python -m pytest -m alone || $(BIN)/python -m pytest -m alone --last-failed --last-failed-no-failures none
 
 lint: setup ## ruff, mypy, import-linter, clang-format
 	$(BIN)/ruff check agent tests packaging

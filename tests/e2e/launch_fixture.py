@@ -44,8 +44,10 @@ def run_outside(*argv: str, **options: object) -> subprocess.CompletedProcess[st
 
 def leaves() -> set[str]:
     """The names of all leaves there are."""
-    directory = slice_directory()
-    return {path.name for path in directory.iterdir() if path.is_dir()} if directory.exists() else set()
+    try:
+        return {path.name for path in slice_directory().iterdir() if path.is_dir()}
+    except FileNotFoundError:  # the last run has taken the slice with it
+        return set()
 
 
 def left_behind(supervisor: int, mark: str) -> list[str]:
