@@ -1,19 +1,22 @@
 """Which policies a workload falls under: what a policy's `subject` says against what is known of the workload.
 
-Every kind that a subject gives must match: `cgroups`, `interfaces`, `labels` and `nodes`. Several cgroups, or several
-interfaces, are alternatives; of the labels, and of the node's, all must be there and equal. A subject that names no
-workload matches nobody: such a policy is selected by its name only.
+Every kind that a subject gives must match: `cgroups`, `interfaces`, `images`, `pods`, `labels`, `session` and `nodes`.
+Several cgroups, interfaces or images are alternatives; of labels, of a session's words, and of the node's labels, all
+must be there and equal. A subject that names no workload matches nobody: such a policy is selected by its name only.
 
 A cgroup pattern is matched segment by segment, so that no `*` crosses a slash: `/agents.slice/coder-*.scope` is a
 `coder-1.scope` right below `agents.slice`, and neither one deeper nor the cgroups inside it. The cgroup that matched is
-the workload, with everything below. Labels are known of workloads that were registered with some.
+the workload, with everything below. Labels are known of workloads that were registered with some, and of containers
+and pods.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from exeat.core.globs import Globs, is_match
-from exeat.model.policy import Policy, Subject
+from exeat.core.image_text import is_image_match
+from exeat.model.identity import Pod, Session
+from exeat.model.policy import Pods, Policy, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +27,38 @@ class Candidate:
     interface: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     node_labels: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ()  # every name of its container's
+    pod: Pod | None = None
+    session: Session | None = None
 
 
 def matches(subject: Subject, candidate: Candidate) -> bool:
     """Whether a policy with this subject is for the candidate."""
-    if not (subject.cgroups or subject.interfaces or subject.labels):
+    if not subject.names_workloads:
         return False
     cgroup, interface = candidate.cgroup, candidate.interface
     if subject.cgroups and not any(is_cgroup_match(pattern, cgroup) for pattern in subject.cgroups):
         return False
     if subject.interfaces and not (interface and any(is_match(pattern, interface) for pattern in subject.interfaces)):
         return False
+    if subject.images and not any(is_image_match(pattern, candidate.images) for pattern in subject.images):
+        return False
+    if subject.pods and not (candidate.pod and _is_pod_match(subject.pods, candidate.pod)):
+        return False
+    if subject.session and not (candidate.session and _is_session_match(subject.session, candidate.session)):
+        return False
     return all(candidate.labels.get(name) == value for name, value in subject.labels) and is_for_node(
         subject, candidate.node_labels
     )
+
+
+def _is_pod_match(pods: Pods, pod: Pod) -> bool:
+    is_there = not pods.namespace or pods.namespace == pod.namespace
+    return is_there and set(pods.labels) <= set(pod.labels)
+
+
+def _is_session_match(wanted: tuple[tuple[str, str], ...], session: Session) -> bool:
+    return all(getattr(session, key) == value for key, value in wanted)
 
 
 def is_for_node(subject: Subject, node_labels: Mapping[str, str]) -> bool:
@@ -66,8 +87,16 @@ class Roster:
         self._root = _Directory()
         self._interfaces: Globs[list[Policy]] = Globs()
         self._labels: dict[tuple[str, str], list[Policy]] = {}
+        self._by_who: list[Policy] = []  # for images, pods and sessions: few have one
+        self._asks_who = False
         for policy in sorted(policies, key=lambda one: one.name):
+            self._asks_who = self._asks_who or policy.subject.asks_who
             self._add(policy)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether containers must be known before it is decided what they are under."""
+        return self._asks_who
 
     def policies_of(self, candidate: Candidate) -> tuple[Policy, ...]:
         """The policies that match a candidate, by name."""
@@ -84,6 +113,8 @@ class Roster:
                 self._interfaces.setdefault(pattern, []).append(policy)
         elif subject.labels:
             self._labels.setdefault(subject.labels[0], []).append(policy)
+        else:
+            self._by_who.append(policy)
 
     def _directory(self, pattern: str) -> _Directory:
         directory = self._root
@@ -101,6 +132,8 @@ class Roster:
                 yield from policies
         for label in candidate.labels.items():
             yield from self._labels.get(label, ())
+        if candidate.images or candidate.pod or candidate.session:
+            yield from self._by_who
 
     def _at(self, cgroup: str) -> list[_Directory]:
         """Every place of the tree to which a path leads."""

@@ -1,14 +1,14 @@
 """What differs between two policies beside their rules' reach: mode, subject, rollout, names and limits, in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from exeat.core.diff_words import listed_text, time_text
-from exeat.core.policy_text import limit_text
+from exeat.core.policy_text import limit_text, pods_text
 from exeat.core.query_types import query_type_word
-from exeat.model.policy import DnsSettings, Limits, Mode, Policy, Upstreams
+from exeat.model.policy import DnsSettings, Limits, Mode, Pods, Policy, Upstreams
 
 _MODES = {
     Mode.ENFORCE: "now enforces: what no rule names is denied",
@@ -63,12 +63,18 @@ def _mode(old: Mode, new: Mode) -> str:
 
 
 def _subject(old: Policy, new: Policy) -> Iterator[Difference]:
-    for kind in ("cgroups", "interfaces", "labels", "nodes"):
-        before, after = ([_entry(one) for one in getattr(policy.subject, kind)] for policy in (old, new))
+    for kind in ("cgroups", "interfaces", "images", "pods", "labels", "session", "nodes"):
+        before, after = (_entries(getattr(policy.subject, kind)) for policy in (old, new))
         if came := [one for one in after if one not in before]:
             yield f"is for {kind} {listed_text(came)} from now on", True
         if went := [one for one in before if one not in after]:
             yield f"is for {kind} {listed_text(went)} no longer", True
+
+
+def _entries(given: Pods | Iterable[str | tuple[str, str]] | None) -> list[str]:
+    if given is None or isinstance(given, Pods):
+        return [pods_text(given)] if given else []
+    return [_entry(one) for one in given]
 
 
 def _entry(one: str | tuple[str, str]) -> str:

@@ -3,20 +3,19 @@
 import re
 from dataclasses import dataclass
 
-from exeat.core.interface_text import why_no_interface
 from exeat.core.policy_dns import DnsReader
 from exeat.core.policy_limits import LimitsReader
 from exeat.core.policy_rule import RuleReader
+from exeat.core.policy_subject import SubjectReader, read_pairs
 from exeat.core.problems import Problems, shown
 from exeat.core.time_text import parse_time
 from exeat.core.yaml_fields import Fields, read_integer, read_list, read_parsed, read_text, read_word
 from exeat.core.yaml_nodes import Mapping, Node, compose
-from exeat.model.policy import Mode, OnUndeclared, Policy, Rule, Subject
+from exeat.model.policy import Mode, OnUndeclared, Policy, Rule
 
 RULES_MAX = 20_000
 _API_VERSION = "exeat.dev/v1"
 _KIND = "EgressPolicy"
-_SUBJECT = ("cgroups", "interfaces", "labels", "nodes")
 _POLICY_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -73,7 +72,7 @@ class _DocumentReader:
             reason=read_text(spec.get("reason"), "`reason`", self.problems) or "",
             expires=expires,
             labels=labels,
-            subject=self._subject(spec),
+            subject=SubjectReader(self.problems).read(spec),
             rollout_percent=self._rollout_percent(spec),
             dns=DnsReader(self.problems).read(spec),
             limits=LimitsReader(self.problems).read(spec),
@@ -93,53 +92,7 @@ class _DocumentReader:
                 f"the policy's `name` is {shown(name)}: write at most 63 small letters, digits and hyphens, "
                 "beginning and ending with a letter or digit",
             )
-        return name or "", self._labels(metadata)
-
-    def _labels(self, fields: Fields, kind: str = "labels") -> tuple[tuple[str, str], ...]:
-        node = fields.get(kind)
-        if node is None:
-            return ()
-        if not isinstance(node, Mapping):
-            self.problems.add(node.line, f"`{kind}` is no mapping: write `{kind}: {{label: value}}`")
-            return ()
-        labels = []
-        for name, field in node.fields.items():
-            key = read_text(field.key, "a label's name", self.problems, 63)
-            value = read_text(field.node, f"the label {shown(name)}", self.problems, 253)
-            if key is not None and value is not None:
-                labels.append((key, value))
-        return tuple(labels)
-
-    def _subject(self, spec: Fields) -> Subject:
-        subject = spec.mapping(spec.get("subject"), "`subject`", _SUBJECT)
-        if subject is None:
-            return Subject()
-        read = Subject(
-            cgroups=self._patterns(subject, "cgroups"),
-            interfaces=self._patterns(subject, "interfaces"),
-            labels=self._labels(subject),
-            nodes=self._labels(subject, "nodes"),
-        )
-        if not any(name in subject for name in _SUBJECT[:-1]):
-            where = " of these nodes" if "nodes" in subject else ""
-            self.problems.add(
-                spec.line_of("subject"),
-                f"`subject` could mean nobody or everybody{where}: write `cgroups`, `interfaces` or `labels`, "
-                "or leave it out",
-            )
-        return read
-
-    def _patterns(self, subject: Fields, name: str) -> tuple[str, ...]:
-        why_bad = _why_no_cgroup if name == "cgroups" else why_no_interface
-        patterns = []
-        for node in read_list(subject.get(name), f"`{name}`", self.problems):
-            pattern = read_text(node, f"an entry of `{name}`", self.problems)
-            if pattern is None:
-                continue
-            if why := why_bad(pattern):
-                self.problems.add(node.line, why)
-            patterns.append(pattern)
-        return tuple(dict.fromkeys(patterns))
+        return name or "", read_pairs(metadata, "labels", self.problems)
 
     def _rollout_percent(self, spec: Fields) -> int:
         rollout = spec.mapping(spec.get("rollout"), "`rollout`", ("percent",))
@@ -185,13 +138,3 @@ def _name_line(rule_node: Node) -> int:
     if isinstance(rule_node, Mapping) and "name" in rule_node.fields:
         return rule_node.fields["name"].line
     return rule_node.line
-
-
-def _why_no_cgroup(pattern: str) -> str | None:
-    parts = pattern.split("/")
-    if parts[0] or (pattern != "/" and any(part in ("", ".", "..") for part in parts[1:])):
-        return (
-            f"{shown(pattern)} is no cgroup: write its path below /sys/fs/cgroup, from a slash on, "
-            "as in `/agents.slice/coder-*.scope`"
-        )
-    return None

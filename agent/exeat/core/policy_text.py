@@ -13,6 +13,7 @@ from exeat.model.policy import (
     Limits,
     Mode,
     OnUndeclared,
+    Pods,
     Policy,
     PortRange,
     Protocol,
@@ -44,6 +45,14 @@ def policy_head(policy: Policy, now: datetime) -> list[tuple[str, str]]:
 def policy_rows(policy: Policy, now: datetime) -> list[tuple[str, ...]]:
     """The rules, a row for each host and network: rule, protocol, destination, ports, until."""
     return [row for rule in policy.rules for row in _rows(rule, ends(policy, rule), now)]
+
+
+def pods_text(pods: Pods | None) -> str:
+    """`app=coder in namespace ml`."""
+    if pods is None:
+        return ""
+    where = f"in namespace {pods.namespace}" if pods.namespace else "in every namespace"
+    return f"{_pairs(pods.labels) or 'all'} {where}"
 
 
 def limit_text(name: str, limit: Limit | None) -> str:
@@ -85,9 +94,20 @@ def _subject(subject: Subject) -> dict[str, Any]:
         found["interfaces"] = list(subject.interfaces)
     if subject.labels:
         found["labels"] = dict(subject.labels)
+    if subject.images:
+        found["images"] = list(subject.images)
+    if subject.pods:
+        found["pods"] = _pods(subject.pods)
+    if subject.session:
+        found["session"] = dict(subject.session)
     if subject.nodes:
         found["nodes"] = dict(subject.nodes)
     return found
+
+
+def _pods(pods: Pods) -> dict[str, Any]:
+    found: dict[str, Any] = {"namespace": pods.namespace} if pods.namespace else {}
+    return found | ({"matchLabels": dict(pods.labels)} if pods.labels else {})
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -170,7 +190,10 @@ def _head(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
     yield "expires", _until(policy.expires, now)
     yield "for cgroups", listed_text(policy.subject.cgroups)
     yield "for interfaces", listed_text(policy.subject.interfaces)
+    yield "for images", listed_text(policy.subject.images)
+    yield "for pods", pods_text(policy.subject.pods)
     yield "for labels", _pairs(policy.subject.labels)
+    yield "for sessions", _pairs(policy.subject.session)
     yield "on nodes with", _pairs(policy.subject.nodes)
     if policy.subject == Subject():
         yield "for", "whom it is given by name"

@@ -55,13 +55,34 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Pods:
+    """Pods of Kubernetes; what is empty is any."""
+
+    namespace: str = ""
+    labels: tuple[tuple[str, str], ...] = ()  # all must be there and equal
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
-    """Which workloads a policy is for."""
+    """Which workloads a policy is for. Every kind that is given must match."""
 
     cgroups: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     nodes: tuple[tuple[str, str], ...] = ()  # labels of the nodes on which it is for them; none: on all
+    images: tuple[str, ...] = ()
+    pods: Pods | None = None
+    session: tuple[tuple[str, str], ...] = ()  # of a signed context: session, user, tool, run
+
+    @property
+    def names_workloads(self) -> bool:
+        """Whether it selects any; one that does not is for those who are given the policy by name."""
+        return bool(self.cgroups or self.interfaces or self.images or self.pods or self.labels or self.session)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether a container's runtime must have told who it is before this can be decided."""
+        return bool(self.images or self.pods or self.labels)
 
 
 class Tunnel(StrEnum):
