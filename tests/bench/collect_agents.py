@@ -17,7 +17,7 @@ from exeat.control.convert import to_wire
 from exeat.control.plane_channel import PlaneChannel
 from exeat.control.plane_files import read_credentials
 from exeat.model.verdicts import Reason, Verdict
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import plane_pb2 as pb
 from unit.record_words import any_record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from unit.fake_plane import TestAuthority
 
 

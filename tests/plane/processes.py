@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exeat.settings import PlaneAccess
+from exeat.plane_access import PlaneAccess
 from plane.certificates import Authority
 
 

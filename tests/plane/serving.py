@@ -16,7 +16,8 @@ from exeat.plane.metrics import routes
 from exeat.plane.parts import Plane
 from exeat.plane.settings import AgentsDoor, PlaneSettings, StorePlace, WebDoor
 from exeat.plane.store.database import Database, Tx
-from exeat.settings import Listen, PlaneAccess
+from exeat.plane_access import PlaneAccess
+from exeat.settings import Listen
 from plane.certificates import Authority
 
 ANY_PORT = Listen(ip_address("127.0.0.1"), 0)

@@ -20,7 +20,7 @@ from exeat.agent.fleet_parts import NodeFacts
 from exeat.agent.standing import Standing
 from exeat.agent.trust import Trust
 from exeat.control.plane_client import PlaneClient
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import plane_pb2 as pb
 from unit.fleet_words import FakeGround
 

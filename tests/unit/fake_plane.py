@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from exeat.audit.signing import Signer
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import plane_pb2 as pb
 
 NODE = "node-1.test"

@@ -23,7 +23,7 @@ from exeat.control.peer import Peer
 from exeat.control.plane_client import PlaneClient
 from exeat.control.together import until_one_ends
 from exeat.errors import Refused, StatusWord
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import agent_pb2
 from exeat.v1 import plane_pb2 as pb
 from unit.fake_plane import NODE, SEED

@@ -19,7 +19,7 @@ from exeat.control.backoff import Backoff
 from exeat.control.plane_client import PlaneAway, PlaneChannel, PlaneClient
 from exeat.control.plane_files import read_credentials
 from exeat.errors import ExeatError
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import plane_pb2 as pb
 from unit.fake_plane import NODE, FakePlane, TestAuthority, papers
 from unit.fleet_words import until

@@ -22,7 +22,8 @@ from exeat.control.plane_channel import PlaneAway, PlaneChannel
 from exeat.control.plane_files import read_credentials
 from exeat.control.plane_server import serve_plane
 from exeat.errors import ExeatError, Refused, StatusWord
-from exeat.settings import Endpoint, Listen, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
+from exeat.settings import Listen
 from exeat.v1 import plane_pb2 as pb
 from unit.audit_words import lines_of, open_log, put, verdicts
 from unit.fake_plane import NODE, papers

@@ -27,7 +27,8 @@ from exeat.agent.vitals import Vitals
 from exeat.control.plane_client import PlaneClient, Talker
 from exeat.control.together import until_one_ends
 from exeat.kernel.instance import own_build
-from exeat.settings import Endpoint, PlaneAccess, Settings
+from exeat.plane_access import Endpoint, PlaneAccess
+from exeat.settings import Settings
 
 _FEATURES = ("cgroups", "interfaces", "names", "limits", "allowances", "quarantine")
 _BUILD_DIGITS = 12

@@ -18,7 +18,7 @@ from exeat.control.plane_fields import has_too_many_fields
 from exeat.control.plane_files import Credentials
 from exeat.control.plane_words import sentence_of
 from exeat.errors import ExeatError
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 from exeat.v1 import plane_pb2 as pb
 
 MESSAGE_MAX = 32 << 20  # four of the largest documents

@@ -18,7 +18,7 @@ from exeat.control.plane_channel import PlaneAway, PlaneChannel, Stream
 from exeat.control.plane_files import Credentials, read_credentials, state_of
 from exeat.control.together import until_one_ends
 from exeat.errors import ExeatError
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 
 __all__ = ["PlaneAway", "PlaneChannel", "PlaneClient", "Stream", "Talker"]
 _LONG_S = 60.0  # a connection that lived so long was a good one

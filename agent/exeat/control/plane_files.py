@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exeat.errors import ExeatError
-from exeat.settings import PlaneAccess
+from exeat.plane_access import PlaneAccess
 
 FILE_MAX = 1 << 20
 

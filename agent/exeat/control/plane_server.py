@@ -23,7 +23,8 @@ from exeat.control.plane_fields import has_too_many_fields
 from exeat.control.plane_files import Credentials, read_credentials, state_of
 from exeat.control.plane_operations import PlaneOperations
 from exeat.errors import ExeatError, Refused, SocketError, StatusWord
-from exeat.settings import Listen, PlaneAccess
+from exeat.plane_access import PlaneAccess
+from exeat.settings import Listen
 from exeat.v1 import plane_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Plane"]

@@ -4,7 +4,7 @@ import re
 
 import grpc
 
-from exeat.settings import Endpoint, PlaneAccess
+from exeat.plane_access import Endpoint, PlaneAccess
 
 _TEXT_MAX = 1000
 # What gRPC says, and what it means. The first that fits. `{host}`: the name that the plane must have.
