@@ -43,6 +43,7 @@ class Run:
     fails_on_deny: bool
     is_quiet: bool
     learn_file: Path | None = None
+    session: str = ""  # a signed session context, for the agent
 
 
 def forget(leaf: Leaf) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from exeat.control.client import connect
 from exeat.control.convert import from_wire
 from exeat.core.policy_text import policy_document
-from exeat.errors import AgentUnavailable, ExeatError
+from exeat.core.session_token import claimed_subject
+from exeat.errors import AgentUnavailable, ExeatError, Refused, StatusWord
 from exeat.kernel.tables import WorkloadTraffic
 from exeat.launch import Launch, Leaf
 from exeat.model.verdicts import Verdict
@@ -63,12 +64,21 @@ def _register(wanted: Run, launch: Launch, socket: Path) -> pb.Workload:
     # The channel is closed before the command is forked.
     with connect(socket) as agent:
         request = pb.RegisterRequest(
-            name=launch.leaf.name,
+            name=_subject(wanted.session) if wanted.session else launch.leaf.name,
             cgroup=launch.cgroup_path,
             policy_text=json.dumps(policy_document(wanted.policy)),
             source="run",
+            session=wanted.session,
         )
         return agent.register(request).workload
+
+
+def _subject(session: str) -> str:
+    """The run is registered as the workload that its session context is for; whether that is signed, the agent sees."""
+    try:
+        return claimed_subject(session)
+    except ValueError as error:
+        raise Refused(StatusWord.INVALID, str(error)) from error
 
 
 def _unregister(name: str, socket: Path) -> pb.Workload | None:

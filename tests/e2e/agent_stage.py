@@ -49,7 +49,9 @@ spec:
   log: {{directory: {0}/log}}
   api: {{socket: {0}/run/agent.sock}}
   metrics: {{listen: "127.0.0.1:9469"}}
+  runtimes: {1}
 """
+NO_RUNTIMES = "{docker: off, podman: off, cri: off}"  # containers of other tests are none of ours
 POLICY = """\
 apiVersion: exeat.dev/v1
 kind: EgressPolicy
@@ -222,7 +224,7 @@ def open_agent_stage(*, keeps_programs: bool = True) -> Iterator[AgentStage]:
     with tempfile.TemporaryDirectory(prefix="exeat-agent-") as place, Bed() as bed:
         directory = Path(place)
         (directory / "policies.d").mkdir()
-        (directory / "exeat.yaml").write_text(SETTINGS.format(directory))
+        (directory / "exeat.yaml").write_text(SETTINGS.format(directory, NO_RUNTIMES))
         shop = bed.add("shop", Tls(names=("a.shop.test", "b.shop.test")), Tcp(7))
         evil = bed.add("evil", Tls(names=("a.evil.test",)), Tcp(7))
         zone = {"a.shop.test": shop.addresses, "b.shop.test": shop.addresses, "a.evil.test": evil.addresses}

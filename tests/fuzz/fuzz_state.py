@@ -28,6 +28,7 @@ import psutil  # noqa: E402
 
 from bed import missing_capability  # noqa: E402
 from e2e.agent_stage import AgentStage, open_agent_stage, say  # noqa: E402
+from exeat.agent.session_context import SessionContext  # noqa: E402
 from exeat.agent.wishes import Allowance, Override, Registration, Wish, read_wish, write_wish  # noqa: E402
 from exeat.errors import ExeatError  # noqa: E402
 from exeat.model.policy import Mode  # noqa: E402
@@ -42,6 +43,7 @@ WISH = write_wish(
         Registration("coder-1", labels={"agent": "coder"}, policies=("coder",), policy_text="x: y", until_ns=1 << 60),
         (Allowance("a1b2c3d4", "api.example.com:443/tls", 1 << 60, "TICKET-7", "uid 0"),),
         Override(Mode.OPEN, 1 << 50, "set-up", "uid 0"),
+        SessionContext("a.b.c", "ab" * 32, "coder-1", 1 << 50, 1 << 60, 1 << 51, "uid 0"),
     )
 )
 SETTINGS = """\

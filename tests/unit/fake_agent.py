@@ -114,6 +114,9 @@ class FakeAgent:
         one.labels.clear()
         one.labels.update(request.labels)
         one.policies[:] = request.policies
+        if request.session:
+            one.who.session = request.session
+            one.session_until.GetCurrentTime()
         if request.ttl_s:
             one.until.GetCurrentTime()
             one.until.seconds += request.ttl_s
@@ -159,6 +162,18 @@ class FakeAgent:
             raise Refused(StatusWord.NOT_FOUND, f"{request.allowance!r} is no allowance of {one.name}")
         one.rules.remove(found[0])
         return pb.DisallowResponse(cut=1)
+
+    async def set_session(self, request: pb.SetSessionRequest, _peer: Peer) -> pb.SetSessionResponse:
+        one = self._one(request.workload)
+        one.who.Clear()
+        one.ClearField("session_until")
+        if request.token:
+            if request.token != "a.good.token":
+                raise Refused(StatusWord.PRECONDITION, f"{request.token!r} is signed by nobody")
+            one.who.session, one.who.user = "s-42", "al\x1bice"
+            one.session_until.GetCurrentTime()
+            one.session_until.seconds += 300
+        return pb.SetSessionResponse(workload=one, cut=1)
 
     async def watch_verdicts(
         self, request: pb.WatchVerdictsRequest, _peer: Peer

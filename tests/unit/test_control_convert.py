@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from exeat.control.convert import from_wire, to_wire
 from exeat.core.verdict_text import json_line
+from exeat.core.who_text import TEXTS
 from exeat.errors import ExeatError
+from exeat.model.identity import Who
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
 from exeat.v1 import verdict_pb2 as pb
@@ -21,6 +24,13 @@ from unit.record_words import any_record
 U32 = st.integers(0, 2**32 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
 ADDRESSES = st.one_of(st.none(), st.builds(IPv4Address, U32), st.builds(IPv6Address, st.integers(0, 2**128 - 1)))
+
+
+@st.composite
+def whos(draw: st.DrawFn) -> Who:
+    """Whatever people call a workload."""
+    texts = {key: draw(st.text(st.characters(codec="utf-8"), max_size=9)) for key in TEXTS}
+    return Who(**texts, labels=tuple(sorted(draw(st.dictionaries(TEXT, TEXT, max_size=3)).items())))
 
 
 @st.composite
@@ -34,7 +44,7 @@ def records(draw: st.DrawFn) -> Record:
         address=address, port=draw(st.integers(0, 65535)) if address else 0,
         source=source, source_port=draw(st.integers(0, 65535)) if source else 0,
         name=draw(st.none() | TEXT), bytes=draw(U32), detail=draw(U32), judged_ns=draw(st.integers(0, 2**64 - 1)),
-        count=draw(U32), evidence=draw(st.none() | TEXT),
+        count=draw(U32), evidence=draw(st.none() | TEXT), who=draw(st.none() | whos()),
     )  # fmt: skip
 
 
@@ -48,6 +58,12 @@ def test_every_field_of_a_line_is_a_field_of_the_message() -> None:
     """Nothing that the file of verdicts says is kept from who asks the agent."""
     fields = {field.name for field in pb.VerdictRecord.DESCRIPTOR.fields}
     assert {key.replace("judged_us", "judged_ns") for key in json.loads(json_line(any_record()))} == fields
+
+
+def test_every_text_of_who_is_a_field_of_its_message() -> None:
+    """In both, and in no other order of words."""
+    assert [field.name for field in pb.Who.DESCRIPTOR.fields] == [*TEXTS, "labels"]
+    assert [field.name for field in dataclasses.fields(Who)] == [*TEXTS, "labels"]
 
 
 def test_text_that_is_no_unicode_is_escaped() -> None:

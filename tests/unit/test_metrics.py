@@ -19,10 +19,23 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from exeat.errors import ExeatError, KernelError
-from exeat.metrics import Durations, Health, PlaneCounts, PolicyCounts, Registry, Server, Source, Use, serve
+from exeat.metrics import (
+    Durations,
+    Health,
+    PlaneCounts,
+    PolicyCounts,
+    Registry,
+    Server,
+    Source,
+    Use,
+    WorkloadCounts,
+    serve,
+)
 from exeat.metrics import server as metrics_server
 from exeat.metrics.families import FAMILIES, HISTOGRAMS, TABLES, UNREAD
 from exeat.metrics.server import CLIENTS_MAX
+from exeat.metrics.workloads import WORKLOAD_FAMILIES
+from exeat.model.identity import Who
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Reason, Verdict
 from exeat.settings import Listen
@@ -70,6 +83,16 @@ class Agent:
 
     def grants(self) -> int:
         return 12345
+
+    def by_workload(self) -> list[WorkloadCounts]:
+        if self.error:
+            raise self.error
+        counts = {Verdict.FORWARDED: 5, Verdict.DROPPED: 2**40}
+        named = Who(container="coder", image="python:3", namespace="ml", pod="coder-1")
+        return [
+            WorkloadCounts("/b", Who(), {}, 0, 0),
+            WorkloadCounts('/a"\udcff\n', named, counts, 7, 8),
+        ]
 
     def plane(self) -> PlaneCounts | None:
         return PlaneCounts(True, 17, False, 5, 6)
@@ -156,10 +179,28 @@ def test_the_document_and_the_code_name_the_same_metrics() -> None:
     ]
     expected += [(name, "histogram", "", what) for name, what in HISTOGRAMS]
     expected += [(UNREAD[0], "gauge", "", UNREAD[1])]
-    assert [(name, kind, labels.strip("-"), what) for name, kind, labels, what in rows] == expected
+    by_workload = [
+        (name, str(kind), ", ".join(f"`{label}`" for label in labels), what)
+        for name, kind, labels, what, _ in WORKLOAD_FAMILIES
+    ]
+    assert [(name, kind, labels.strip("-"), what) for name, kind, labels, what in rows] == expected + by_workload
     heads = re.findall(r"# TYPE (\w+) (\w+)", Registry(Agent()).text())
     assert heads == [(name, kind) for name, kind, _, _ in expected]
     assert "# HELP exeat_grants Pairs of name" in Registry(Agent()).text()
+
+
+def test_every_workload_has_its_numbers_at_a_page_of_its_own() -> None:
+    """Whatever it is called, prometheus_client reads it."""
+    samples = parsed(Registry(Agent()).workloads_text())
+    name = ("workload", '/a"\\udcff\n')
+    info = dict.fromkeys(("unit", "sandbox", "session", "user"), "")
+    info |= {"container": "coder", "image": "python:3", "namespace": "ml", "pod": "coder-1"}
+    assert samples["exeat_workload_info", tuple(sorted([name, *info.items()]))] == 1
+    assert samples["exeat_workload_verdicts_total", (("verdict", "DROPPED"), name)] == 2**40
+    assert samples["exeat_workload_verdicts_total", (("verdict", "AUDIT"), ("workload", "/b"))] == 0
+    assert samples["exeat_workload_sent_bytes_total", (name,)] == 7
+    assert samples["exeat_workload_received_bytes_total", (name,)] == 8
+    assert len(samples) == 2 * 7
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 9))))
@@ -255,7 +296,7 @@ def test_health_says_what_is_wrong() -> None:
 def test_what_is_not_there_is_said() -> None:
     """And nothing can be posted."""
     with serving() as server:
-        assert get(server, "/")[:2] == (404, "there are /metrics, /healthz, /readyz\n")
+        assert get(server, "/")[:2] == (404, "there are /metrics, /metrics/workloads, /healthz, /readyz\n")
         assert get(server, "/metrics", "POST")[0] == 405
 
 

@@ -37,8 +37,11 @@ def test_images_pods_and_sessions_are_read() -> None:
     assert subject.images == ("python", "ghcr.io/acme/*")
     assert subject.pods == Pods("ml", (("app.kubernetes.io/name", "coder"),))
     assert subject.session == (("user", "alice"), ("tool", "shell"))
-    assert subject.asks_who
-    assert not subject_of("{session: {user: alice}}").asks_who
+    assert subject.is_for_containers
+    assert subject.may_be_for_containers
+    assert not subject_of("{session: {user: alice}}").may_be_for_containers
+    assert not subject_of("{labels: {a: b}}").is_for_containers
+    assert subject_of("{labels: {a: b}}").may_be_for_containers
 
 
 @pytest.mark.parametrize(

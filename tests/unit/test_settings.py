@@ -8,16 +8,9 @@ import pytest
 
 from exeat.errors import PolicyError
 from exeat.interface_settings import GATE_ADDRESSES, InterfaceSettings
-from exeat.settings import (
-    DEFAULT_FILE,
-    Endpoint,
-    Listen,
-    LogSettings,
-    NodeSettings,
-    PlaneAccess,
-    Settings,
-    read_settings,
-)
+from exeat.plane_access import Endpoint, PlaneAccess
+from exeat.session_settings import SessionSettings
+from exeat.settings import DEFAULT_FILE, Listen, LogSettings, NodeSettings, Settings, read_settings
 
 _PACKAGING = Path(__file__).parents[2] / "packaging"
 HEAD = "apiVersion: exeat.dev/v1\nkind: AgentSettings\n"
@@ -50,6 +43,7 @@ spec:
   api: {socket: /run/other/api.sock, group: wheel}
   metrics: {listen: "[::1]:9999"}
   interfaces: {managed: ["tap-*", veth0], gate: ["2001:db8::53", 198.51.100.53]}
+  sessions: {keys: /srv/sessions.pub, audience: exeat-staging}
   node: {name: node-1.example.com, labels: {role: sandbox, zone: "7"}}
   plane:
     endpoints: ["plane.example.com:9470", "192.0.2.1:9471", "[2001:db8::1]:9472"]
@@ -68,6 +62,7 @@ spec:
         group="wheel",
         metrics=Listen(ip_address("::1"), 9999),
         interfaces=InterfaceSettings(("tap-*", "veth0"), (ip_address("2001:db8::53"), ip_address("198.51.100.53"))),
+        sessions=SessionSettings(Path("/srv/sessions.pub"), "exeat-staging"),
         node=NodeSettings("node-1.example.com", (("role", "sandbox"), ("zone", "7"))),
         plane=PlaneAccess(
             (Endpoint("plane.example.com", 9470), Endpoint("192.0.2.1", 9471), Endpoint("2001:db8::1", 9472)),
@@ -201,6 +196,10 @@ def test_a_place_to_listen_reads_back() -> None:
         ("metrics: {listen: '::1:9469'}", "`::1:9469` is no place to listen"),
         ("metrics: {listen: no}", "`listen` is a YAML boolean (`no`)"),
         ("metrics: {listen: [a]}", "`listen` is a list"),
+        ("sessions: {key: /a}", "`key` is no field of `sessions`; did you mean `keys`?"),
+        ("sessions: {keys: a.pub}", "`keys` is `a.pub`: write the whole path"),
+        ("sessions: {audience: ''}", "`audience` is empty"),
+        ("sessions: {audience: 'x\u200by'}", "`audience` has characters that cannot be seen"),
         ("interfaces: [tap0]", "`interfaces` is a list: write fields"),
         ("interfaces: {manage: [tap0]}", "`manage` is no field of `interfaces`; did you mean `managed`?"),
         ("interfaces: {managed: 'tap-*'}", "`managed` is `tap-*`: write a list, as in `[a, b]`"),

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from exeat.core.verdict_reading import read_line
 from exeat.core.verdict_text import JUDGED_NS_MAX, json_line, protocol_word
+from exeat.core.who_text import TEXTS
 from exeat.errors import ExeatError
+from exeat.model.identity import Who
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
 from unit.record_words import any_record
@@ -21,6 +23,11 @@ texts = st.text() | st.text(st.sampled_from([*UNDECODED, '"', "\\", "\n", "\x7f"
 addresses = st.builds(IPv4Address, st.integers(0, 2**32 - 1)) | st.builds(IPv6Address, st.integers(0, 2**128 - 1))
 sizes = st.integers(0, 2**64 - 1)
 ports = st.integers(0, 65535)
+whos = st.builds(
+    Who,
+    **dict.fromkeys(TEXTS, texts),
+    labels=st.dictionaries(texts, texts, max_size=3).map(lambda labels: tuple(labels.items())),
+)
 records = st.builds(
     Record,
     time_ns=st.integers(0, 253_402_300_799_999_999_999),  # to the end of the year 9999
@@ -42,6 +49,7 @@ records = st.builds(
     judged_ns=st.integers(0, JUDGED_NS_MAX),
     count=sizes,
     evidence=st.none() | texts,
+    who=st.none() | whos,
 )
 
 
@@ -70,8 +78,15 @@ def by_json(record: Record) -> str:
         "judged_us": round(record.judged_ns / 1000, 3),
         "count": record.count,
         "evidence": record.evidence,
+        "who": who_fields(record.who) if record.who else None,
     }
     return json.dumps(line, separators=(",", ":"))
+
+
+def who_fields(who: Who) -> dict[str, Any]:
+    """What is not empty."""
+    told = {key: text for key in TEXTS if (text := getattr(who, key))}
+    return told | ({"labels": dict(who.labels)} if who.labels else {})
 
 
 def altered(**keys: Any) -> str:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from exeat.agent.guest_said import GuestSaid
+from exeat.agent.session_context import SessionContext
 from exeat.agent.wishes import Allowance, Override, Registration, Wish, Wishes, read_wish, write_wish
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
@@ -35,18 +36,30 @@ REGISTRATIONS = some.builds(
 )
 ALLOWANCES = some.builds(Allowance, id=TEXTS, destination=TEXTS, until_ns=TIMES, reason=TEXTS, by=TEXTS)
 OVERRIDES = some.builds(Override, mode=some.sampled_from(Mode), until_ns=TIMES, reason=TEXTS, by=TEXTS)
+SESSIONS = some.builds(
+    SessionContext,
+    token=TEXTS,
+    digest=TEXTS,
+    subject=TEXTS,
+    issued_ns=TIMES,
+    until_ns=TIMES,
+    until_boot_ns=TIMES,
+    by=TEXTS,
+)
 WISHES = some.builds(
     Wish,
     cgroup=TEXTS,
     registration=some.none() | REGISTRATIONS,
     allowances=some.lists(ALLOWANCES, max_size=3).map(tuple),
     override=some.none() | OVERRIDES,
+    session=some.none() | SESSIONS,
 )
 ONE = Wish(
     "/a",
     Registration("one", labels={"agent": "coder"}, policies=("web",), until_ns=5, guest=GuestSaid("02::", ("::1",))),
     (Allowance("a1", "a.test", 7, "TICKET", "uid 0"),),
     Override(Mode.OPEN, 9),
+    SessionContext("a.b.c", "d1", "one", 3, 8, 9, "uid 0"),
 )
 
 
@@ -60,7 +73,7 @@ def test_what_is_written_is_read_back(wish: Wish) -> None:
 def test_a_changed_file_is_read_as_a_wish_or_refused(data: some.DataObject) -> None:
     """Never by another error; and what is read can be written."""
     fields = json.loads(write_wish(ONE))
-    at = data.draw(some.sampled_from(["cgroup", "registration", "allowances", "override"]))
+    at = data.draw(some.sampled_from(["cgroup", "registration", "allowances", "override", "session"]))
     inner = fields[at] if isinstance(fields[at], dict) else None
     odd = data.draw(some.none() | some.booleans() | some.integers() | TEXTS | some.lists(TEXTS, max_size=2))
     if inner and data.draw(some.booleans()):
@@ -120,7 +133,7 @@ def test_what_cannot_be_read_is_set_aside_and_said(tmp_path: Path) -> None:
 
 
 def test_what_ends_is_found_by_its_clock(tmp_path: Path) -> None:
-    """Registrations and allowances by the wall clock, modes by the boot clock, as the kernel has them."""
+    """Registrations and allowances by the wall clock, modes by the boot clock, sessions by both."""
     wishes = Wishes(tmp_path)
     wishes.put(1, Wish("/a", Registration("one", until_ns=100)))
     wishes.put(2, Wish("/b", allowances=(Allowance("a", "a.test", 200, "", ""), Allowance("b", "b.test", 150, "", ""))))
@@ -131,3 +144,16 @@ def test_what_ends_is_found_by_its_clock(tmp_path: Path) -> None:
     assert wishes.ending(150, 50) == [1, 2, 3]
     wishes.put(2, Wish("/b"))
     assert wishes.ending(1 << 62, 1 << 62) == [1, 3]
+    session = SessionContext("a.b.c", "d1", "four", 3, 80, 90, "")
+    wishes.put(4, Wish("/d", override=Override(Mode.OPEN, 95), session=session))
+    assert (wishes.ending(79, 0), wishes.ending(0, 0), wishes.ending(80, 0)) == ([], [], [4])
+    assert 4 in wishes.ending(0, 90)
+    wishes.put(4, Wish("/d", session=session.ended()))
+    assert 4 not in wishes.ending(1 << 62, 1 << 62)
+
+
+def test_what_an_agent_before_sessions_kept_is_read(tmp_path: Path) -> None:
+    """An upgrade forgets nothing."""
+    fields = json.loads(write_wish(Wish("/a", Registration("one"))))
+    del fields["session"]
+    assert read_wish(json.dumps(fields)) == Wish("/a", Registration("one"))

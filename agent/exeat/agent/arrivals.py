@@ -17,11 +17,19 @@ class Arrivals:
         self._host = host
         self._look = look  # has the gates listen where the processes of these workloads are
         self._waiting: dict[int, None] = {}
+        self._running: set[int] = set()  # of them those that may have connections already
         self._has_turn = False
 
     def take(self, news: News) -> None:
         """What is new; the first of it at once."""
         self._waiting.update(dict.fromkeys(self._host.concerned(news)))
+        if not self._has_turn:
+            self._settle_some()
+
+    def settle_soon(self, workload: int) -> None:
+        """Something else is known of it than before."""
+        self._waiting[workload] = None
+        self._running.add(workload)
         if not self._has_turn:
             self._settle_some()
 
@@ -31,7 +39,11 @@ class Arrivals:
         while self._waiting and time.monotonic() < deadline:
             workload = next(iter(self._waiting))
             del self._waiting[workload]
-            changed += self._host.settle((workload,))
+            settled = self._host.settle((workload,))
+            changed += settled
+            if workload in self._running:
+                self._running.discard(workload)
+                self._host.enforcer.cut(settled)
         self._look(changed)
         self._has_turn = bool(self._waiting)
         if self._has_turn:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from exeat.agent.application import Application
 from exeat.agent.arrivals import Arrivals
+from exeat.agent.assigning import Assigning
 from exeat.agent.census import Census
 from exeat.agent.enforcer import Enforcer
 from exeat.agent.heeding import Heeding
 from exeat.agent.host import Host
 from exeat.agent.hub import Heed, Hub
+from exeat.agent.identities import Identities, runtimes_of
 from exeat.agent.interfaces import open_interfaces
 from exeat.agent.keeping import SystemdKeeping
 from exeat.agent.lock import take_state
@@ -28,6 +30,7 @@ from exeat.agent.policy_files import PolicyFiles
 from exeat.agent.programs import Programs
 from exeat.agent.readings import AgentReadings
 from exeat.agent.roll import Roll
+from exeat.agent.sessions import Sessions
 from exeat.agent.sets import Sets
 from exeat.agent.shelf import Shelf
 from exeat.agent.steadiness import steady
@@ -97,7 +100,10 @@ class Daemon:
         wishes = Wishes(state / "workloads")
         self._interfaces = open_interfaces(self._instance, self._programs.guests, settings.interfaces)
         roll = Roll(self._census, self._interfaces)
-        self._host = Host(self._shelf, wishes, roll, self._enforcer, dict(settings.node.labels))
+        self._identities = Identities(runtimes_of(settings.runtimes), state / "identities", self._census.directory)
+        identities, sessions = self._identities, Sessions(settings.sessions)
+        assigning = Assigning(self._shelf, wishes, roll, identities, sessions, dict(settings.node.labels))
+        self._host = Host(self._shelf, wishes, roll, self._enforcer, assigning)
         self._log = VerdictLog(
             settings.log.directory, max_bytes=settings.log.max_bytes, keep=settings.log.keep, key=settings.log.key
         )
@@ -110,6 +116,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._looks = Looks(self._enforcer, self._census, self._interfaces.open_gate)
         self._arrivals = Arrivals(self._host, self._looks.look_at_all)
+        self._identities.news = self._arrivals.settle_soon
         application = Application(self._host, self._looks, self._applied)
         self._files = PolicyFiles(settings.policies, application, self._story)
         self._plane = _plane_end(settings, application, self._vitals)
@@ -165,6 +172,7 @@ class Daemon:
             if self._reporter:
                 self._reporter.close()
             await server.stop(_GRACE_S)
+            await self._identities.close()
             if metrics:
                 metrics.stop()
             self._finish()
@@ -172,6 +180,7 @@ class Daemon:
     def _take_over(self) -> None:
         """What an agent before this one left enforces on; now it is known whose it is."""
         self._host.wishes.load()
+        self._identities.load()
         have_sockets_look_again(self._instance)
         self._enforcer.left.update(workloads_left(self._instance))
         self._policies_left = policies_left(self._instance)

@@ -21,6 +21,7 @@ from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import cut_revoked_of
 from exeat.kernel.tables import Tables
 from exeat.kernel.takeover import Left, forget_gates
+from exeat.model.identity import Who
 from exeat.model.policy import Mode, Server
 from exeat.model.record import Record
 
@@ -71,7 +72,10 @@ class Enforcer:
         timed: Callable[[int], None],
     ) -> None:
         self._timed = timed
-        self.paths: dict[int, str] = {}  # read by the thread that tells events; names outlive their workloads
+        # Read by the thread that tells events; names outlive their workloads.
+        self.paths: dict[int, str] = {}
+        self.whos: dict[int, Who] = {}
+        self.who_at: dict[str, Who] = {}  # the same by path, of those that are bound
         self.bound: dict[int, Bound] = {}
         self.left: dict[int, Left] = {}
         self._instance = instance
@@ -83,9 +87,11 @@ class Enforcer:
         self._keeping = keeping
         self._gone: deque[int] = deque()
 
-    def call(self, workload: int, path: str) -> None:
+    def call(self, workload: int, path: str, who: Who) -> None:
         """What it is called in verdicts, which may fall before a policy is there."""
         self.paths[workload] = path
+        if self.whos.get(workload) != who:
+            self.whos[workload] = self.who_at[path] = who
 
     def put(
         self, workload: int, path: str, name: str, key: str, unite: Callable[[], United], override: Override | None
@@ -115,6 +121,7 @@ class Enforcer:
         if bound:
             bound.table_set.users.discard(workload)
             bound.house.close()
+            self.who_at.pop(bound.path, None)
         if workload in self.paths:
             self._forget_later(workload)
         self.left.pop(workload, None)
@@ -216,6 +223,7 @@ class Enforcer:
             oldest = self._gone.popleft()
             if oldest not in self.bound:
                 self.paths.pop(oldest, None)
+                self.whos.pop(oldest, None)
 
     def _swept(self, policy_ids: dict[int, int], diagnoses: dict[int, Diagnosis]) -> int:
         return cut_revoked_of(self._instance, self._tables, policy_ids, diagnoses.values())

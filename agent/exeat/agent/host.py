@@ -4,55 +4,33 @@ go out.
 Everything here belongs to the control loop: one change is made at a time.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 from exeat.agent.allowances import allowed_rule
+from exeat.agent.assigning import Assigned, Assigning
 from exeat.agent.census import News
 from exeat.agent.enforcer import Enforcer
 from exeat.agent.interface_ids import is_interface
 from exeat.agent.roll import Roll
 from exeat.agent.shelf import Shelf
-from exeat.agent.wishes import Allowance, Override, Registration, Wish, Wishes
-from exeat.core.assign import Candidate, Roster
-from exeat.core.policy_file import read_policy
-from exeat.core.union import United, effective_mode, unite
+from exeat.agent.wishes import Override, Registration, Wish, Wishes
+from exeat.core.union import United, unite
 from exeat.errors import ExeatError, KernelError
 from exeat.kernel.clock import clock_offset_ns
-from exeat.kernel.instance import own_build
-from exeat.model.policy import Mode, Policy
-
-NOBODYS = "no-policy"  # of a registered workload that no policy fits: it denies everything
-_OWN_MAX = 256  # policies of registrations; beyond, those of the ones that have gone are forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """The policies of a workload, and how its table set is known."""
-
-    policies: tuple[Policy, ...]
-    allowances: tuple[Allowance, ...]
-    key: str
+from exeat.model.policy import Mode
 
 
 class Host:
     """The workloads of a host."""
 
-    def __init__(
-        self, shelf: Shelf, wishes: Wishes, roll: Roll, enforcer: Enforcer, node_labels: Mapping[str, str]
-    ) -> None:
+    def __init__(self, shelf: Shelf, wishes: Wishes, roll: Roll, enforcer: Enforcer, assigning: Assigning) -> None:
         self.shelf = shelf
         self.wishes = wishes
         self.roll = roll
         self.enforcer = enforcer
+        self.assigning = assigning
         self.failures: dict[int, str] = {}  # workloads that could not be put under what they should be under
-        self.clock_changes = 0  # ends are reckoned anew when the wall clock was set
-        self._node_labels = node_labels
-        self._roster = Roster(())
-        self._own: dict[str, Policy] = {}  # policies of registrations, by text
-        self._build = own_build()
 
     @property
     def is_known(self) -> bool:
@@ -63,11 +41,12 @@ class Host:
         """Looks at every cgroup and interface; the workloads that changed, whose connections may have to be cut."""
         held = self.shelf.in_force
         policies = [policy for one in held.values() if (policy := one.policy)]
-        self._roster = Roster(policies)
+        self.assigning.arrange(policies)
         if any(policy.subject.interfaces for policy in policies):
             self.roll.interfaces.have_started()
         for workload in [one for one in self.wishes.ids() if self.roll.path_of(one) is None]:
             self.forget(workload)  # it went while no agent ran
+        self.assigning.identities.forget_but(lambda workload: self.roll.path_of(workload) is not None)
         known = {one for path in self.roll.paths() if (one := self.roll.id_of(path)) is not None}
         return self.settle([*known, *(one for one in self.enforcer.bound if one not in known)])
 
@@ -87,12 +66,14 @@ class Host:
         gone = [one.id for one in bound if one.path in news.went and self.roll.id_of(one.path) != one.id]
         for workload in [one for one in self.failures if self.roll.path_of(one) is None]:
             del self.failures[workload]
+        self.assigning.identities.forget_at(news.went)
         came = (self.roll.id_of(path) for path in news.came)
         return [*gone, *(one for one in came if one is not None)]
 
     def forget(self, workload: int) -> None:
         """Its cgroup or interface has gone."""
         self.wishes.drop(workload)
+        self.assigning.identities.forget(workload)
         self.failures.pop(workload, None)
         self._release(workload)
 
@@ -152,38 +133,8 @@ class Host:
         exact = [one.id for one in bound.values() if text in (one.name, one.path)]
         return exact or [one.id for one in bound.values() if text in one.name or text in one.path]
 
-    def assigned(self, workload: int) -> Assigned | None:
-        """What a cgroup or interface should be under; None: it is nobody's workload."""
-        path = self.roll.path_of(workload)
-        if path is None:
-            return None
-        wish = self.wishes.of(workload, path)
-        registration = wish.registration
-        name = registration.name if registration else path
-        held = self.shelf.in_force
-        labels = registration.labels if registration else {}
-        where = {"interface" if is_interface(workload) else "cgroup": path}
-        candidate = Candidate(**where, labels=labels, node_labels=self._node_labels)
-        found = {policy.name: (policy, held[policy.name].revision) for policy in self._roster.policies_of(candidate)}
-        for wanted in registration.policies if registration else ():
-            if wanted in held and (policy := held[wanted].policy):
-                found[wanted] = (policy, held[wanted].revision)
-        if registration and registration.policy_text:
-            own = self._own_policy(registration)
-            text_hash = hashlib.sha256(registration.policy_text.encode()).hexdigest()
-            found[own.name] = (own, text_hash)
-        if not found:
-            if not (registration or wish.allowances or wish.override or self.roll.is_managed(path)):
-                return None
-            found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload"), "")
-        policies = tuple(found[one][0] for one in sorted(found))
-        parts = [(one, found[one][1], effective_mode(found[one][0], name)) for one in sorted(found)]
-        allowances = [(one.id, one.destination, one.until_ns) for one in wish.allowances]
-        key = json.dumps([parts, allowances, self._build, self.clock_changes])
-        return Assigned(policies, wish.allowances, hashlib.sha256(key.encode()).hexdigest())
-
     def expire(self, wall_ns: int, now_ns: int) -> tuple[int, ...]:
-        """Ends registrations, allowances and modes whose time has come; the workloads that this changed."""
+        """Ends registrations, sessions, allowances and modes whose time has come; the workloads that this changed."""
         changed = []
         for workload in self.wishes.ending(wall_ns, now_ns):
             wish = self.wishes.of(workload, "")
@@ -192,6 +143,12 @@ class Host:
                 self.wishes.hold(workload, kept)
                 changed.append(workload)
         return self.settle(changed)
+
+    def heed_session_keys(self) -> tuple[int, ...]:
+        """Other keys may sign sessions than before, perhaps; the workloads that this changed."""
+        if not self.assigning.sessions.have_keys_changed():
+            return ()
+        return self.settle([one for one in self.wishes.ids() if self.wishes.of(one, "").session])
 
     def note_quarantine(self, workload: int, reason: str) -> bool:
         """The kernel may have put a workload into quarantine, by a limit; whether that is so, and news."""
@@ -223,7 +180,7 @@ class Host:
     def _put(self, workload: int) -> bool:
         if not self.shelf.given.is_whole and workload in self.enforcer.left:
             raise KernelError("what the plane sent last cannot be used, and may be what is stricter than the rest")
-        assigned = self.assigned(workload)
+        assigned = self.assigning.assigned(workload)
         if assigned is None:
             return self._let_go(workload)
         path = self.roll.path_of(workload)
@@ -232,8 +189,8 @@ class Host:
         self._follow(workload, path)
         wish = self.wishes.of(workload, path)
         registration = wish.registration
-        name = registration.name if registration else path
-        self.enforcer.call(workload, path)
+        name = self.assigning.name_of(workload)
+        self.enforcer.call(workload, path, self.assigning.who(workload))
         self.roll.attend(workload, path, registration.guest if registration else None)
         changed = self.enforcer.put(workload, path, name, assigned.key, lambda: _united(assigned, name), wish.override)
         self.failures.pop(workload, None)
@@ -261,18 +218,6 @@ class Host:
         self.roll.leave(workload)
         self.enforcer.release(workload)
 
-    def _own_policy(self, registration: Registration) -> Policy:
-        text = registration.policy_text
-        if text not in self._own:
-            if len(self._own) >= _OWN_MAX:
-                used = {one.policy_text for number in self.wishes.ids() if (one := self.registration(number))}
-                self._own = {known: policy for known, policy in self._own.items() if known in used}
-            self._own[text] = read_policy(text, f"the policy of {registration.name}").policy
-        policy = self._own[text]
-        return (
-            replace(policy, name=f"{registration.name}:{policy.name}") if policy.name in self.shelf.in_force else policy
-        )
-
 
 def _united(assigned: Assigned, name: str) -> United:
     united = unite(assigned.policies, name)
@@ -284,13 +229,15 @@ def _united(assigned: Assigned, name: str) -> United:
 
 
 def _without_what_ended(wish: Wish, wall_ns: int, now_ns: int) -> Wish:
-    registration, override = wish.registration, wish.override
+    registration, override, session = wish.registration, wish.override, wish.session
     if registration and 0 < registration.until_ns <= wall_ns:
         registration = None
     if override and 0 < override.until_ns <= now_ns:
         override = None
+    if session and session.is_over(wall_ns, now_ns):
+        session = session.ended()
     allowances = tuple(one for one in wish.allowances if one.until_ns > wall_ns)
-    return replace(wish, registration=registration, override=override, allowances=allowances)
+    return replace(wish, registration=registration, override=override, session=session, allowances=allowances)
 
 
 def wall_of(boot: int) -> int:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from exeat.agent.enforcer import Enforcer
@@ -123,7 +123,8 @@ class Hub:
         if len(self._from_gates) >= _FROM_GATES_MAX:
             self._unheard += 1
             return
-        self._from_gates.append(record)
+        who = self._enforcer.who_at.get(record.workload)
+        self._from_gates.append(replace(record, who=who) if who else record)
         os.eventfd_write(self._wake, 1)
 
     def watch(self, wanted: Filter) -> Watcher:
@@ -173,7 +174,7 @@ class Hub:
         for event in events:
             if event.verdict in DENYING:
                 self._attend(event)
-            yield tell(event, self._enforcer.paths, self._sets.namings.known)
+            yield tell(event, self._enforcer.paths, self._sets.namings.known, self._enforcer.whos)
 
     def _attend(self, event: Event) -> None:
         if event.reason == Reason.NO_GATE:

@@ -4,7 +4,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, replace
 
 from exeat.agent.allowances import parse_destination
@@ -13,14 +13,15 @@ from exeat.agent.host import Host
 from exeat.agent.hub import Hub
 from exeat.agent.interface_ids import is_interface
 from exeat.agent.notices import agent_record
-from exeat.agent.targets import said_of, target_of
+from exeat.agent.registering import registration_of
+from exeat.agent.session_context import SessionContext
+from exeat.agent.targets import session_target, target_of
 from exeat.agent.views import MODES, allowance_view, workload_views
 from exeat.agent.vitals import Vitals
 from exeat.agent.watching import Past, watch
-from exeat.agent.wishes import Allowance, Override, Registration, Wish
+from exeat.agent.wishes import Allowance, Override, Wish
 from exeat.control.peer import Peer
 from exeat.core.allow_flag import warnings_of
-from exeat.core.policy_file import read_policy
 from exeat.dns.gate import boot_ns
 from exeat.errors import ExeatError, KernelError, PolicyError, Refused, StatusWord
 from exeat.kernel.tables import Tables
@@ -31,7 +32,6 @@ from exeat.v1 import verdict_pb2
 
 _log = logging.getLogger("exeat")
 _NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._:@/+-]{0,252}")
-_LABELS_MAX, _LABEL_MAX = 64, 253
 _TEXT_MAX = 1024  # of a reason
 _ALLOW_MAX_S = 30 * 86_400
 _ALLOWANCES_MAX = 256  # of one workload
@@ -78,9 +78,13 @@ class AgentOperations:
         other = [one for one in host.enforcer.bound.values() if one.name == name and one.id != workload]
         if other:
             raise Refused(StatusWord.PRECONDITION, f"{name} is the name of {other[0].path} already")
-        registration, warnings = self._registration(name, request, peer)
-        self._apply(workload, replace(host.wishes.of(workload, path), cgroup=path, registration=registration))
-        self._note(workload, peer, f"registered as {name}")
+        registration, warnings = registration_of(name, request, peer, host.shelf)
+        wish, names = host.wishes.of(workload, path), host.assigning.names_of(workload, name)
+        session = wish.session if wish.session and wish.session.subject in names else None
+        if request.session:
+            session = self._accept(workload, request.session, names, wish.session, peer)
+        self._apply(workload, replace(wish, cgroup=path, registration=registration, session=session))
+        self._note(workload, peer, f"registered as {name}{self._session_text(workload) if request.session else ''}")
         self._agent.look(workload)
         return pb.RegisterResponse(workload=self._view(workload), warnings=warnings)
 
@@ -88,14 +92,16 @@ class AgentOperations:
         """Ends a registration."""
         workload = self._one(request.workload)
         host = self._agent.host
-        if host.registration(workload) is None:
+        registration = host.registration(workload)
+        if registration is None:
             raise Refused(
                 StatusWord.PRECONDITION, f"{request.workload} was not registered: a policy's subject names it"
             )
         last = self._view(workload)
         wish = host.wishes.of(workload, "")
+        session = None if wish.session and wish.session.subject == registration.name else wish.session
         self._note(workload, peer, "unregistered")
-        cut = self._apply(workload, replace(wish, registration=None, allowances=(), override=None))
+        cut = self._apply(workload, replace(wish, registration=None, allowances=(), override=None, session=session))
         return pb.UnregisterResponse(workload=last, cut=cut)
 
     async def set_mode(self, request: pb.SetModeRequest, peer: Peer) -> pb.SetModeResponse:
@@ -147,6 +153,26 @@ class AgentOperations:
         self._note(workload, peer, f"took back the allowance {request.allowance}")
         return pb.DisallowResponse(cut=cut)
 
+    async def set_session(self, request: pb.SetSessionRequest, peer: Peer) -> pb.SetSessionResponse:
+        """Gives a workload a session context, or ends the one that it has."""
+        host = self._agent.host
+        workload = await session_target(request.workload, host) or self._one(request.workload)
+        wish = host.wishes.of(workload, host.roll.path_of(workload) or "")
+        if request.token:
+            names = host.assigning.names_of(workload, wish.registration.name if wish.registration else "")
+            session = self._accept(workload, request.token, names, wish.session, peer)
+            cut = self._apply(workload, replace(wish, session=session))
+            self._note(workload, peer, f"has a session context{self._session_text(workload)}")
+            self._agent.look(workload)
+            return pb.SetSessionResponse(workload=self._view(workload), cut=cut)
+        if wish.session is None:
+            raise Refused(StatusWord.PRECONDITION, f"{request.workload} has no session context")
+        self._note(workload, peer, "its session context was ended")
+        last = self._view(workload)
+        cut = self._apply(workload, replace(wish, session=None))
+        is_managed = workload in host.enforcer.bound
+        return pb.SetSessionResponse(workload=self._view(workload) if is_managed else last, cut=cut)
+
     async def watch_verdicts(
         self, request: pb.WatchVerdictsRequest, peer: Peer
     ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
@@ -190,6 +216,24 @@ class AgentOperations:
         switched = self._agent.reload()
         return pb.ReloadResponse(policies=self._agent.vitals.policies(), switched=switched)
 
+    def _accept(
+        self, workload: int, token: str, names: Collection[str], before: SessionContext | None, peer: Peer
+    ) -> SessionContext:
+        assigning = self._agent.host.assigning
+        try:
+            return assigning.sessions.accept(token, names, before, str(peer))
+        except Refused as error:
+            why = assigning.identities.why_unknown(workload)
+            raise Refused(error.word, f"{error}; {why}") if why else error from None
+
+    def _session_text(self, workload: int) -> str:
+        """For the log, in which every later verdict carries it."""
+        session = self._agent.host.assigning.session_of(workload)
+        if session is None:
+            return ""
+        said = {key: getattr(session, key) for key in ("session", "user", "tool", "run")}
+        return ": " + ", ".join(f"{key} {value}" for key, value in said.items() if value)
+
     def _apply(self, workload: int, wish: Wish) -> int:
         """Keeps and enforces what was asked; how many connections it ended."""
         try:
@@ -227,28 +271,6 @@ class AgentOperations:
 
     def _wish(self, workload: int) -> Wish:
         return self._agent.host.wishes.of(workload, self._agent.host.enforcer.bound[workload].path)
-
-    def _registration(self, name: str, request: pb.RegisterRequest, peer: Peer) -> tuple[Registration, tuple[str, ...]]:
-        labels = dict(request.labels)
-        if len(labels) > _LABELS_MAX or any(len(text) > _LABEL_MAX for text in (*labels, *labels.values())):
-            raise _invalid(f"at most {_LABELS_MAX} labels of at most {_LABEL_MAX} characters can be kept")
-        in_force = self._agent.host.shelf.in_force
-        for wanted in request.policies:
-            if wanted not in in_force:
-                raise Refused(
-                    StatusWord.NOT_FOUND, f"there is no policy {wanted} in {self._agent.host.shelf.directory}"
-                )
-        warnings: tuple[str, ...] = ()
-        if request.policy_text:
-            try:
-                warnings = read_policy(request.policy_text, f"the policy of {name}").warnings
-            except PolicyError as error:
-                raise _invalid(str(error)) from error
-        until_ns = time.time_ns() + request.ttl_s * _SECOND if request.ttl_s else 0
-        source = request.source if request.source == "run" else "registration"
-        policies = tuple(dict.fromkeys(request.policies))
-        text, guest = request.policy_text, said_of(request)
-        return Registration(name, source, labels, policies, text, until_ns, str(peer), guest), warnings
 
 
 def _invalid(sentence: str) -> Refused:

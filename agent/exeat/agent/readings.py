@@ -12,7 +12,8 @@ from exeat.audit.log import VerdictLog
 from exeat.core.endings import Ending, count_within, upcoming
 from exeat.dns.gate import boot_ns
 from exeat.kernel.tables import Tables
-from exeat.metrics.readings import PlaneCounts, PolicyCounts, Source, Use
+from exeat.metrics.readings import PlaneCounts, PolicyCounts, Source, Use, WorkloadCounts
+from exeat.model.identity import Who
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Reason, Verdict
 
@@ -25,6 +26,7 @@ LIMITS = {  # twins: bpf/limits.h
     "grants": 262_144,
     "gates": 16_384,
 }
+_NOBODY = Who()
 GUEST_LIMITS = {"interfaces": 16_384, "flows": 2_097_152, "holds": 8_192}  # twins: bpf/guest_abi.h
 
 
@@ -72,6 +74,16 @@ class AgentReadings:
             source = Source(registration.source) if registration else Source.SUBJECT
             counts[source, bound.mode(now_ns)] += 1
         return counts
+
+    def by_workload(self) -> list[WorkloadCounts]:
+        """Every one, as `exeat workloads` counts them."""
+        found = []
+        for bound in list(self._host.enforcer.bound.values()):
+            traffic, asked = self._tables.traffic(bound.id), bound.house.counts
+            verdicts = {verdict: traffic.verdicts[verdict] + asked.get(verdict, 0) for verdict in Verdict}
+            who = self._host.enforcer.whos.get(bound.id, _NOBODY)
+            found.append(WorkloadCounts(bound.name, who, verdicts, traffic.bytes_out, traffic.bytes_in))
+        return found
 
     def policies(self) -> PolicyCounts:
         """In force as they are, and rejected."""

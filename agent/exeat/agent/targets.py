@@ -38,6 +38,31 @@ async def target_of(request: pb.RegisterRequest, host: Host) -> tuple[str, int]:
     return path, workload
 
 
+async def session_target(text: str, host: Host) -> int | None:
+    """A cgroup, container or interface that is called exactly so, be it a workload yet or not. Raises Refused."""
+    found = [one.id for one in host.enforcer.bound.values() if text in (one.name, one.path)]
+    if not found and text.startswith("/"):
+        host.take(host.roll.find(text))
+    if not found and text:
+        found = [one for one in _candidates(host) if text in _names_of(one, host)]
+    if len(found) > 1:
+        raise Refused(StatusWord.PRECONDITION, f"{text} is {len(found)} cgroups: name one of them by its path")
+    if not found:
+        return None
+    if is_interface(found[0]):
+        await _have_programs(host)
+        _check_interface(found[0], host)
+    return found[0]
+
+
+def _candidates(host: Host) -> list[int]:
+    return [one for path in host.roll.paths() if path != "/" and (one := host.roll.id_of(path)) is not None]
+
+
+def _names_of(workload: int, host: Host) -> tuple[str, ...]:
+    return host.assigning.names_of(workload, host.assigning.name_of(workload))
+
+
 def said_of(request: pb.RegisterRequest) -> GuestSaid | None:
     """What is said of the guest; None: nothing. Whether it means something is seen where it is used. Raises Refused."""
     if not request.HasField("guest"):

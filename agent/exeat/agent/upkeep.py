@@ -98,7 +98,8 @@ class Upkeep:
 
     def _tick(self, now_ns: int) -> None:
         enforcer = self._host.enforcer
-        changed = self._host.expire(time.time_ns(), now_ns)
+        changed = (*self._host.expire(time.time_ns(), now_ns), *self._host.heed_session_keys())
+        self._story.note("sessions", self._host.assigning.sessions.complaint)
         enforcer.tick(now_ns)
         enforcer.cut(changed)
         if now_ns >= self._alive_due_ns:
@@ -129,7 +130,7 @@ class Upkeep:
             return
         self._clock_ns = offset_ns
         _log.warning("the wall clock was set: when rules end is reckoned anew")
-        self._host.clock_changes += 1
+        self._host.assigning.clock_changes += 1
         self._host.enforcer.cut(self._host.settle_all())
 
     def _heed_losses(self) -> None:

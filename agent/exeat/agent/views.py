@@ -12,6 +12,7 @@ from exeat.agent.host import Host, wall_of
 from exeat.agent.interface_ids import is_interface
 from exeat.agent.shelf import Held, Shelf
 from exeat.agent.wishes import Allowance, Registration, Wish
+from exeat.control.convert import who_to_wire
 from exeat.core.endings import Ending
 from exeat.core.interface_text import parse_end
 from exeat.dns.gate import boot_ns
@@ -60,11 +61,13 @@ def _workload_view(bound: Bound, host: Host, tables: Tables, learnt: Learnt | No
         name=_text(bound.name),
         cgroup="" if is_interface(bound.id) else _text(bound.path),
         id=bound.id,
-        labels=registration.labels if registration else {},
+        labels=_labels(bound, host),
         policies=_policies(bound, host),
         mode=MODES[bound.mode(now_ns)],
         source=registration.source if registration else "subject",
         since=stamp(wall_of(bound.since_ns)),
+        who=who_to_wire(host.assigning.who(bound.id)),
+        unknown=_text(host.assigning.identities.why_unknown(bound.id)),
         traffic=_traffic(bound, tables),
         rules=_rules(bound, wish),
         policy_id=bound.table_set.policy_id,
@@ -73,6 +76,8 @@ def _workload_view(bound: Bound, host: Host, tables: Tables, learnt: Learnt | No
     )
     if registration and registration.until_ns:
         view.until.CopyFrom(stamp(registration.until_ns))
+    if wish.session:
+        view.session_until.CopyFrom(stamp(wish.session.until_ns))
     if override and not 0 < override.until_ns <= now_ns:
         view.mode_reason = override.reason
         if override.until_ns:
@@ -102,11 +107,12 @@ def workload_state(bound: Bound, host: Host) -> plane_pb2.WorkloadState:
     state = plane_pb2.WorkloadState(
         name=_text(bound.name),
         cgroup=_text(bound.path),
-        labels=registration.labels if registration else {},
+        labels=_labels(bound, host),
         policies=_policies(bound, host),
         mode=MODES[bound.mode(now_ns)],
         source=registration.source if registration else "subject",
         since=stamp(wall_of(bound.since_ns)),
+        who=who_to_wire(host.assigning.who(bound.id)),
     )
     if override and override.until_ns > now_ns:
         state.mode_until.CopyFrom(stamp(wall_of(override.until_ns)))
@@ -174,8 +180,12 @@ def _allowed_text(allowance: Allowance) -> str:
         return allowance.destination
 
 
+def _labels(bound: Bound, host: Host) -> dict[str, str]:
+    return {_text(key): _text(value) for key, value in host.assigning.labels_of(bound.id).items()}
+
+
 def _policies(bound: Bound, host: Host) -> list[str]:
-    assigned = host.assigned(bound.id)
+    assigned = host.assigning.assigned(bound.id)
     return [policy.name for policy in assigned.policies] if assigned else []
 
 

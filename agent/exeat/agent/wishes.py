@@ -1,4 +1,4 @@
-"""What was asked for a workload at run time: its registration, allowances for a time, a mode. Kept under /run.
+"""What was asked for a workload at run time: registration, session, allowances for a time, mode. Kept under /run.
 
 One file for each workload. It outlives the agent, not the host: ids mean nothing after a restart of the kernel.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exeat.agent.guest_said import GuestSaid, read_said
+from exeat.agent.session_context import SessionContext, read_context
 from exeat.errors import ExeatError
 from exeat.model.policy import Mode
 from exeat.whole_files import write_whole
@@ -60,11 +61,12 @@ class Wish:
     registration: Registration | None = None
     allowances: tuple[Allowance, ...] = ()
     override: Override | None = None
+    session: SessionContext | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to keep."""
-        return not (self.registration or self.allowances or self.override)
+        return not (self.registration or self.allowances or self.override or self.session)
 
 
 class Wishes:
@@ -168,8 +170,11 @@ def _first_ends(wish: Wish) -> tuple[int, int]:
     walls = [one.until_ns for one in wish.allowances]
     if wish.registration and wish.registration.until_ns:
         walls.append(wish.registration.until_ns)
-    boot = wish.override.until_ns if wish.override else 0
-    return min(walls, default=_NEVER), boot or _NEVER
+    boots = [wish.override.until_ns] if wish.override and wish.override.until_ns else []
+    if wish.session and wish.session.token:
+        walls.append(wish.session.until_ns)
+        boots.append(wish.session.until_boot_ns)
+    return min(walls, default=_NEVER), min(boots, default=_NEVER)
 
 
 def write_wish(wish: Wish) -> str:
@@ -181,12 +186,13 @@ def read_wish(text: str) -> Wish:
     """Reads what write_wish wrote. Raises ExeatError for anything else."""
     try:
         fields = json.loads(text)
-        registration, override = fields["registration"], fields["override"]
+        registration, override, session = fields["registration"], fields["override"], fields.get("session")
         wish = Wish(
             cgroup=fields["cgroup"],
             registration=_registration(registration) if registration else None,
             allowances=tuple(Allowance(**allowance) for allowance in fields["allowances"]),
             override=replace(Override(**override), mode=Mode(override["mode"])) if override else None,
+            session=read_context(session) if session else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ExeatError(f"it is no state of a workload: {error}") from error

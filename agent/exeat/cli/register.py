@@ -7,6 +7,7 @@ from pathlib import Path
 from exeat.cli.agent_client import add_common, agent_of, is_json, show_json
 from exeat.cli.tables import plain
 from exeat.cli.times import span_argument
+from exeat.cli.token_file import token_in
 from exeat.cli.workloads import details
 from exeat.errors import PolicyError
 from exeat.v1 import agent_pb2 as pb
@@ -55,6 +56,9 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
         metavar="1h",
         help="then the registration ends (default: with the cgroup or interface)",
     )
+    parser.add_argument(
+        "--session-file", type=Path, metavar="FILE", help="a signed session context (docs/sessions.md); -: stdin"
+    )
 
 
 def add_guest(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +96,7 @@ def register(options: argparse.Namespace, name: str) -> int:
         ttl_s=options.ttl,
         policies=options.policy,
         policy_text=_policy_text(options.policy_file) if options.policy_file else "",
+        session=token_in(options.session_file) if options.session_file else "",
     )
     for target in ("cgroup", "pid", "interface"):
         if value := getattr(options, target, None):

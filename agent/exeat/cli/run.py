@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from exeat.cli.token_file import token_in
 from exeat.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, trouble_at
 from exeat.core.allow_flag import parse_allow, parse_allow_cidr, parse_dns_upstream, warnings_of
 from exeat.core.policy_file import read_policy
@@ -65,6 +66,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--verdicts", type=Path, metavar="FILE", help="append every verdict to FILE as a line of JSON")
     parser.add_argument("--user", metavar="NAME", help="run as this user (default: who called sudo)")
     parser.add_argument(
+        "--session-file",
+        type=Path,
+        metavar="FILE",
+        help="a signed session context (docs/sessions.md); the command is the workload that it is for",
+    )
+    parser.add_argument(
         "--no-agent", action="store_true", help="do not ask a running agent, but load programs for this command alone"
     )
     parser.add_argument("--quiet", action="store_true", help="show no denials and no summary")
@@ -88,9 +95,13 @@ def act(options: argparse.Namespace) -> int:
         fails_on_deny=options.fail_on_deny,
         is_quiet=options.quiet,
         learn_file=options.learn,
+        session=token_in(options.session_file) if options.session_file else "",
     )
     socket = Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
-    if not options.no_agent and not options.learn and trouble_at(socket) is None:
+    trouble = trouble_at(socket)
+    if wanted.session and (options.no_agent or options.learn or trouble):
+        raise LaunchError(f"a session context is the agent's matter: {trouble or 'leave --no-agent and --learn out'}")
+    if not options.no_agent and not options.learn and trouble is None:
         from exeat.run_by_agent import run_by_agent
 
         return run_by_agent(wanted, socket)

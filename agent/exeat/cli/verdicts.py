@@ -81,7 +81,8 @@ def act(options: argparse.Namespace) -> int:
 def _compact(record: Record) -> str:
     when = local_time(record.time_ns / 1e9)
     line = plain(line_for_people(record).removeprefix("exeat: "))
-    return f"{when} {plain(record.workload)} {coloured(line, _COLOURS.get(record.verdict))}"
+    workload = record.who.name if record.who and record.who.name else record.workload
+    return f"{when} {plain(workload)} {coloured(line, _COLOURS.get(record.verdict))}"
 
 
 def _verdict(text: str) -> Verdict:

@@ -9,6 +9,7 @@ from exeat.cli.tables import RED, YELLOW, plain, several, size, table
 from exeat.cli.times import ago, left
 from exeat.v1 import agent_pb2 as pb
 
+_CONTAINER_ID = 12  # as docker shows them
 _INDEX = (1 << 32) - 1  # the part of a guest's id
 _COLOURS = {pb.MODE_QUARANTINE: RED, pb.MODE_OPEN: YELLOW, pb.MODE_MONITOR: YELLOW}
 
@@ -67,6 +68,7 @@ def details(one: pb.Workload) -> list[str]:
     facts = {
         "workload": one.name,
         **_place(one),
+        **_who(one, now),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items())) or "none",
         "source": one.source + (f", ends {left(one.until, now)}" if one.HasField("until") else ""),
         "mode": _mode(one, now),
@@ -98,6 +100,34 @@ def _place(one: pb.Workload) -> dict[str, str]:
         "interface": f"{guest.interface} (index {one.id & _INDEX}), judged by {guest.hook}",
         "guest": f"{guest.mac or 'no MAC address yet'}, {', '.join(addresses) or 'no address yet'}",
     }
+
+
+def _who(one: pb.Workload, now: float) -> dict[str, str]:
+    """What its systemd, its runtime and its orchestrator say of it."""
+    who = one.who
+    facts = {
+        "unit": who.unit,
+        "container": f"{who.container} ({who.container_id[:_CONTAINER_ID]}) of {who.image}" if who.container else "",
+        "pod": f"{who.namespace}/{who.pod} ({who.pod_uid})" if who.pod else "",
+        "sandbox": who.sandbox,
+        "session": _session(one, now),
+        "unknown": one.unknown,
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _session(one: pb.Workload, now: float) -> str:
+    """For whom it works; where it had a context that does not hold any more, that."""
+    who = one.who
+    if not one.HasField("session_until"):
+        return ""
+    if not who.session:
+        has_ended = one.session_until.ToNanoseconds() <= now * 1e9
+        return (
+            f"none, it ended {ago(one.session_until, now)}" if has_ended else "none, its context does not hold any more"
+        )
+    words = " ".join(f"{key}={text}" for key in ("user", "tool", "run") if (text := getattr(who, key)))
+    return f"{who.session} {words}".rstrip() + f", ends {left(one.session_until, now)}"
 
 
 def _limit(limit: pb.LimitUse, now: float) -> str:

@@ -69,6 +69,10 @@ class AgentClient:
         """Takes such a rule back."""
         return self._ask(self._stub.Disallow, request)
 
+    def set_session(self, request: pb.SetSessionRequest) -> pb.SetSessionResponse:
+        """Gives a workload a session context, or ends the one that it has."""
+        return self._ask(self._stub.SetSession, request)
+
     def watch_verdicts(self, request: pb.WatchVerdictsRequest) -> Iterator[pb.WatchVerdictsResponse]:
         """Verdicts of the past, then those to come. It has no deadline where it follows."""
         stream: Any = self._stub.WatchVerdicts(request)

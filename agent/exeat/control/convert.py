@@ -1,8 +1,11 @@
 """Verdicts between the agent's own form and the API's."""
 
+from functools import lru_cache
 from ipaddress import ip_address
 
+from exeat.core.who_text import TEXTS
 from exeat.errors import ExeatError
+from exeat.model.identity import Who
 from exeat.model.networks import Address
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
@@ -37,7 +40,21 @@ def to_wire(record: Record) -> pb.VerdictRecord:
         message.name = _text(record.name)
     if record.evidence is not None:
         message.evidence = _text(record.evidence)
+    if record.who is not None:
+        message.who.CopyFrom(who_to_wire(record.who))
     return message
+
+
+@lru_cache(maxsize=4096)
+def who_to_wire(who: Who) -> pb.Who:
+    """Not to be changed by who gets it: the next verdict of the workload carries it too."""
+    return pb.Who(**{key: _text(getattr(who, key)) for key in TEXTS}, labels=dict(who.labels))
+
+
+def who_from_wire(message: pb.Who) -> Who:
+    """At the other end."""
+    texts = {key: getattr(message, key) for key in TEXTS}
+    return Who(**texts, labels=tuple(sorted(message.labels.items())))
 
 
 def from_wire(message: pb.VerdictRecord) -> Record:
@@ -63,6 +80,7 @@ def from_wire(message: pb.VerdictRecord) -> Record:
             judged_ns=message.judged_ns,
             count=message.count,
             evidence=message.evidence or None,
+            who=who_from_wire(message.who) if message.HasField("who") else None,
         )
     except ValueError as error:
         raise ExeatError(f"the agent told a verdict that this exeat does not know ({error}): update it") from error

@@ -34,6 +34,9 @@ class Operations(Protocol):
     async def disallow(self, request: pb.DisallowRequest, peer: Peer) -> pb.DisallowResponse:
         """Takes such a rule back."""
 
+    async def set_session(self, request: pb.SetSessionRequest, peer: Peer) -> pb.SetSessionResponse:
+        """Gives a workload a session context, or ends the one that it has."""
+
     def watch_verdicts(
         self, request: pb.WatchVerdictsRequest, peer: Peer
     ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:

@@ -41,17 +41,20 @@ class Filter:
     """All that are given must hold."""
 
     verdicts: frozenset[Verdict] = frozenset()  # any of these; none: all
-    workload: str = ""  # a part of its cgroup's path, or of its interface's name
+    workload: str = ""  # a part of its cgroup's path, of its interface's name, or of what people call it
     to: Target = Target()
     is_whole: bool = False  # `workload` is no part, but all of it
 
     def accepts(self, record: Record) -> bool:
         """Whether somebody wants to see it."""
         return (
-            (not self.verdicts or record.verdict in self.verdicts)
-            and (self.workload == record.workload if self.is_whole else self.workload in record.workload)
-            and self.to.accepts(record)
+            (not self.verdicts or record.verdict in self.verdicts) and self._is_of(record) and self.to.accepts(record)
         )
+
+    def _is_of(self, record: Record) -> bool:
+        if self.is_whole:
+            return self.workload == record.workload
+        return self.workload in record.workload or bool(record.who and self.workload in record.who.name)
 
 
 def parse_to(text: str) -> Target:

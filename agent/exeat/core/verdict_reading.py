@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from exeat.core.problems import shown
 from exeat.core.verdict_text import JUDGED_NS_MAX, protocol_number
+from exeat.core.who_text import read_who
 from exeat.errors import ExeatError
 from exeat.model.networks import Address
 from exeat.model.record import Process, Record
@@ -87,6 +88,7 @@ def _record(line: Fields) -> Record:
         judged_ns=_judged_ns(line),
         count=_number(line, "count") if "count" in line else 1,
         evidence=_text_or_none(line, "evidence") if "evidence" in line else None,
+        who=read_who(line.get("who")),
     )
 
 

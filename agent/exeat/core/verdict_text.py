@@ -6,6 +6,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 
 from exeat.core.query_types import query_type_word
 from exeat.core.stories import STORIES
+from exeat.core.who_text import who_json
 from exeat.model.networks import Address
 from exeat.model.record import Record
 from exeat.model.verdicts import Reason, Verdict
@@ -128,7 +129,8 @@ def json_line(record: Record) -> str:
         f',"detail":{record.detail or "null"}'
         f',"judged_us":{round(record.judged_ns / 1000, 3)!r}'
         f',"count":{record.count}'
-        f',"evidence":{_quoted_or_null(record.evidence)}}}'
+        f',"evidence":{_quoted_or_null(record.evidence)}'
+        f',"who":{who_json(record.who) if record.who else "null"}}}'
     )
 
 

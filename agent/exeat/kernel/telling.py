@@ -9,6 +9,7 @@ from exeat.kernel.abi import Hook
 from exeat.kernel.clock import clock_offset_ns
 from exeat.kernel.events import Event
 from exeat.kernel.guest_abi import INTERFACE_BIT
+from exeat.model.identity import Who
 from exeat.model.networks import MAPPED_PREFIX, Address
 from exeat.model.record import Process, Record
 from exeat.model.verdicts import Reason, Verdict
@@ -32,6 +33,7 @@ class Naming:
 
 
 _UNNAMED = Naming(policy="", rules=())
+_NOBODY: Mapping[int, Who] = {}
 
 
 @lru_cache(maxsize=_ADDRESSES_KEPT)
@@ -59,7 +61,9 @@ def _unknown(workload: int) -> str:
     return f"interface {workload & ~INTERFACE_BIT}" if is_guest else f"cgroup {workload}"
 
 
-def tell(event: Event, workloads: Mapping[int, str], policies: Mapping[int, Naming]) -> Record:
+def tell(
+    event: Event, workloads: Mapping[int, str], policies: Mapping[int, Naming], whos: Mapping[int, Who] = _NOBODY
+) -> Record:
     """One event in words."""
     naming = policies.get(event.policy_id, _UNNAMED)
     rule = event.rule_id
@@ -81,4 +85,5 @@ def tell(event: Event, workloads: Mapping[int, str], policies: Mapping[int, Nami
         bytes=event.bytes,
         detail=event.detail,
         judged_ns=event.judged_ns,
+        who=whos.get(event.workload),
     )

@@ -17,6 +17,7 @@ from exeat.errors import ExeatError
 from exeat.metrics.durations import Durations
 from exeat.metrics.readings import Readings, Source, Use
 from exeat.metrics.text import Kind, Sample, head, histogram_lines, lines
+from exeat.metrics.workloads import workloads_text
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Verdict
 
@@ -196,6 +197,10 @@ class Registry:
         self.policy_application = Durations(_POLICY_BUCKETS_S)
         self.gate_answer = Durations(_ANSWER_BUCKETS_S)
         self._readings = readings
+
+    def workloads_text(self) -> str:
+        """Of every single workload."""
+        return workloads_text(self._readings)
 
     def text(self) -> str:
         """All of it now, in Prometheus' text format. What cannot be read is left out and counted, never zero."""

@@ -1,9 +1,10 @@
 """What an agent tells who asks for numbers. Where a method raises ExeatError or OSError, its metric is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from exeat.model.identity import Who
 from exeat.model.policy import Mode
 from exeat.model.verdicts import Reason, Verdict
 
@@ -28,6 +29,16 @@ class Use(NamedTuple):
 
     used: int
     limit: int
+
+
+class WorkloadCounts(NamedTuple):
+    """One workload's."""
+
+    name: str  # no two have the same
+    who: Who
+    verdicts: Mapping[Verdict, int]  # the kernel's and its gate's
+    bytes_out: int
+    bytes_in: int
 
 
 class PlaneCounts(NamedTuple):
@@ -60,6 +71,9 @@ class Readings(Protocol):
 
     def workloads(self) -> Mapping[tuple[Source, Mode], int]:
         """How many there are of each kind; what is left out is none."""
+
+    def by_workload(self) -> Iterable[WorkloadCounts]:
+        """Every one."""
 
     def policies(self) -> PolicyCounts:
         """Of the policy files."""

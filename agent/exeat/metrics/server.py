@@ -39,6 +39,7 @@ class Server:
         self._listener = listener
         self._pages: dict[str, Callable[[], tuple[int, str, str]]] = {
             "/metrics": lambda: (200, CONTENT_TYPE, registry.text()),
+            "/metrics/workloads": lambda: _read(registry.workloads_text),
             "/healthz": lambda: _told(health.complaints),
             "/readyz": lambda: _told(health.unready),
         }
@@ -127,6 +128,13 @@ def serve(listen: Listen, health: Health, registry: Registry) -> Server:
             "Write another `metrics.listen` into the agent's settings, or `off`"
         ) from error
     return Server(listener, health, registry)
+
+
+def _read(text: Callable[[], str]) -> tuple[int, str, str]:
+    try:
+        return 200, CONTENT_TYPE, text()
+    except (ExeatError, OSError) as error:
+        return 503, _PLAIN, f"{error}\n"
 
 
 def _told(complaints: Callable[[], Sequence[str]]) -> tuple[int, str, str]:

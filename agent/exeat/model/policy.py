@@ -80,7 +80,12 @@ class Subject:
         return bool(self.cgroups or self.interfaces or self.images or self.pods or self.labels or self.session)
 
     @property
-    def asks_who(self) -> bool:
+    def is_for_containers(self) -> bool:
+        """Whether only a container can be meant."""
+        return bool(self.images or self.pods)
+
+    @property
+    def may_be_for_containers(self) -> bool:
         """Whether a container's runtime must have told who it is before this can be decided."""
         return bool(self.images or self.pods or self.labels)
 

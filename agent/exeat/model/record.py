@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from exeat.model.identity import Who
 from exeat.model.networks import Address
 from exeat.model.verdicts import Reason, Verdict
 
@@ -38,6 +39,7 @@ class Record:
     judged_ns: int  # how long the judgement took
     count: int = 1  # of the same questions, told in one
     evidence: str | None = None  # what was measured, where that is the reason
+    who: Who | None = None  # what people call the workload
 
     @property
     def is_denial(self) -> bool:

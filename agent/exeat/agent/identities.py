@@ -1,0 +1,201 @@
+"""Who is in which container's cgroup, asked of the runtimes as cgroups come, and kept for the next agent.
+
+Until a runtime has answered, a container is awaited: what a policy may say of it cannot be known. A runtime that does
+not answer is asked again and again. What every runtime calls nobody's of its own is no container, but is asked for
+some more times: a pod's sandbox runs before its runtime lists it.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exeat.control.cri import CriRuntime
+from exeat.core.cgroup_names import CgroupName, name_of
+from exeat.core.identity_text import read_identity
+from exeat.errors import ExeatError
+from exeat.model.identity import Identity
+from exeat.runtime_settings import RuntimeSettings
+from exeat.runtimes.docker import DockerRuntime
+from exeat.runtimes.owner import is_made_by_root
+from exeat.runtimes.runtime import Runtime
+from exeat.whole_files import write_whole
+
+_AGAIN_S = (0.05, 0.1, 0.3, 1.0, 2.0, 5.0)  # then the last one again and again
+_DENIED_TIMES = 4  # so often every runtime must say that it is not its own, before it is let go
+_DENIED_MAX = 8  # so often it is asked then, in all
+_AT_ONCE = 8
+
+
+@dataclass(slots=True)
+class _Known:
+    path: str
+    name: CgroupName
+    identity: Identity | None = None
+    is_awaited: bool = True
+    denied: int = 0  # how often every runtime said that it is not its own
+    why: str = "its runtime was not asked yet"
+    task: asyncio.Task[None] | None = None
+
+
+def runtimes_of(settings: RuntimeSettings) -> tuple[Runtime, ...]:
+    """Those that the settings name, whether they listen already or not."""
+    found: list[Runtime] = []
+    if settings.docker:
+        found.append(DockerRuntime("docker", settings.docker))
+    if settings.podman:
+        found.append(DockerRuntime("podman", settings.podman))
+    return (*found, *(CriRuntime(socket) for socket in settings.cri))
+
+
+class Identities:
+    """Belongs to the control loop. `news` hears of a workload of which something else is known than before."""
+
+    def __init__(self, runtimes: tuple[Runtime, ...], memory: Path, directory: Callable[[str], Path]) -> None:
+        self.news: Callable[[int], None] = lambda workload: None
+        self._runtimes = runtimes
+        self._memory = memory
+        self._directory = directory  # of a cgroup
+        self._known: dict[int, _Known] = {}
+        self._at: dict[str, int] = {}
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._unkept = ""
+        self._has_listeners = False
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is not as it should be."""
+        awaited = [one for one in self._known.values() if one.is_awaited and one.denied == 0]
+        reasons = list(dict.fromkeys(one.why for one in awaited))
+        said = [
+            f"it is not known who {sum(one.why == why for one in awaited)} containers are, and what only a policy for "
+            f"their names would allow is denied: {why}"
+            for why in reasons[:3]
+        ]
+        return [*said, self._unkept] if self._unkept else said
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether a runtime has listened here. None ever has: labels are meant for what is registered."""
+        self._has_listeners = self._has_listeners or any(one.socket.exists() for one in self._runtimes)
+        return self._has_listeners
+
+    def load(self) -> None:
+        """What an agent before this one was told. What cannot be read is asked again."""
+        for file in sorted(self._memory.glob("*.json")) if self._memory.is_dir() else ():
+            try:
+                path, kept = json.loads(file.read_text(encoding="utf-8"))
+                workload, identity = int(file.stem), read_identity(kept)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                file.unlink(missing_ok=True)
+                continue
+            self._enter(workload, _Known(str(path), name_of(str(path)), identity, is_awaited=False))
+
+    def of(self, workload: int, path: str) -> Identity | None:
+        """Who it is; None: no container, or one of which nobody has said yet who it is."""
+        known = self._meet(workload, path)
+        return known.identity if known else None
+
+    def is_awaited(self, workload: int, path: str) -> bool:
+        """Whether it looks like a container, and nobody has said yet who it is."""
+        known = self._meet(workload, path)
+        return known is not None and known.is_awaited
+
+    def why_unknown(self, workload: int) -> str:
+        """Why it is awaited; empty: it is not."""
+        known = self._known.get(workload)
+        return known.why if known and known.is_awaited else ""
+
+    def forget_at(self, paths: Iterable[str]) -> None:
+        """These cgroups have gone, whether they were workloads or not."""
+        for path in paths:
+            if (workload := self._at.get(path)) is not None:
+                self.forget(workload)
+
+    def forget_but(self, is_there: Callable[[int], bool]) -> None:
+        """Those that went while nobody looked."""
+        for workload in [one for one in self._known if not is_there(one)]:
+            self.forget(workload)
+
+    def forget(self, workload: int) -> None:
+        """Its cgroup has gone."""
+        known = self._known.pop(workload, None)
+        if known is None:
+            return
+        if self._at.get(known.path) == workload:
+            del self._at[known.path]
+        if known.task:
+            known.task.cancel()
+        self._file(workload).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Asks no more."""
+        for known in self._known.values():
+            if known.task:
+                known.task.cancel()
+        for runtime in self._runtimes:
+            await runtime.close()
+
+    def _meet(self, workload: int, path: str) -> _Known | None:
+        known = self._known.get(workload)
+        if known is not None and known.path == path:
+            return known
+        name = name_of(path) if path.startswith("/") and self._runtimes else None
+        if name is None or not name.container_id or not is_made_by_root(self._directory(path)):
+            return None
+        self.forget(workload)
+        known = self._enter(workload, _Known(path, name))
+        known.task = asyncio.get_running_loop().create_task(self._learn(workload, known))
+        return known
+
+    def _enter(self, workload: int, known: _Known) -> _Known:
+        self._known[workload], self._at[known.path] = known, workload
+        return known
+
+    async def _learn(self, workload: int, known: _Known) -> None:
+        asked = 0
+        while known.identity is None and known.denied < _DENIED_MAX:
+            async with self._turn:
+                await self._ask(known)
+            if known.identity is not None or (known.denied == _DENIED_TIMES and known.is_awaited):
+                known.is_awaited = False
+                self._keep(workload, known)
+                self.news(workload)
+            if known.identity is None:
+                await asyncio.sleep(_AGAIN_S[min(asked, len(_AGAIN_S) - 1)])
+                asked += 1
+        known.task = None
+
+    async def _ask(self, known: _Known) -> None:
+        name = known.name
+        candidates = [one for one in self._runtimes if name.runtime in ("", one.name) and one.socket.exists()]
+        why = "" if candidates else f"no runtime of this host listens that would know {name.container_id[:12]}"
+        for runtime in candidates:
+            try:
+                identity = await runtime.find(name.container_id)
+            except ExeatError as error:
+                why = str(error)
+                continue
+            if identity is not None:
+                known.identity, known.why = identity, ""
+                return
+        if why:
+            known.why = why
+        else:
+            known.denied += 1
+            known.why = f"no runtime of this host knows {name.container_id[:12]}"
+
+    def _keep(self, workload: int, known: _Known) -> None:
+        """An agent that is started anew must not deny what is known. Without disk, it asks again."""
+        if known.identity is None:
+            return
+        try:
+            self._memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self._file(workload), json.dumps([known.path, asdict(known.identity)]).encode())
+            self._unkept = ""
+        except OSError as error:
+            self._unkept = f"{self._memory}: {error.strerror}; the next agent will ask again who the containers are"
+
+    def _file(self, workload: int) -> Path:
+        return self._memory / f"{workload}.json"

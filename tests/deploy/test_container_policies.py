@@ -1,0 +1,223 @@
+"""Real Docker containers under policies by image and by label: enforced inside their own network namespaces.
+
+The gate listens in the container's namespace, verdicts carry the container's names, and a runtime that answers late or
+not at all opens nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bed.container_wire import connect
+from bed.docker import Container, Docker, docker_daemon, missing_docker
+from deploy.container_stage import (
+    Door,
+    denials_of,
+    furnish,
+    has_tools,
+    knock,
+    open_container_stage,
+    policy_for,
+    reach,
+    soon,
+)
+from e2e.agent_stage import AgentStage
+
+IMAGE = "ghcr.io/acme/agent:1.0"
+OTHER = "ghcr.io/acme/other:1.0"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def docker() -> Iterator[Docker]:
+    """One daemon, two images."""
+    if missing := missing_docker() or has_tools():
+        pytest.skip(missing)
+    with docker_daemon() as docker:
+        docker.image(IMAGE, {"maintainer": "acme", "tier": "of-image"})
+        docker.image(OTHER)
+        yield docker
+
+
+@pytest.fixture(scope="module")
+def opened(docker: Docker) -> Iterator[tuple[AgentStage, Door]]:
+    """One agent, which knows Docker; a policy for an image, one for a label."""
+    with open_container_stage(docker=docker.socket) as (stage, door):
+        stage.write("coder", policy_for(stage, 'images: ["ghcr.io/acme/agent"]'))
+        stage.write("labelled", policy_for(stage, "labels: {team: ml}", "b.shop.test", name="labelled"))
+        stage.start()
+        yield stage, door
+
+
+@pytest.fixture
+def stage(opened: tuple[AgentStage, Door], docker: Docker) -> Iterator[AgentStage]:
+    """With no packet counted yet; no container is left."""
+    stage, _ = opened
+    stage.shop.reset()
+    stage.evil.reset()
+    yield stage
+    for container in docker("ps", "--all", "--quiet").split():
+        docker("rm", "--force", container)
+
+
+@pytest.fixture
+def door(opened: tuple[AgentStage, Door]) -> Iterator[Door]:
+    """Open again after the test."""
+    yield opened[1]
+    opened[1].open()
+
+
+def started(docker: Docker, stage: AgentStage, name: str, image: str = IMAGE, **labels: str) -> Container:
+    """A container with a way to the hosts."""
+    container = docker.run(image, name=name, labels=labels, tools=True)
+    connect(stage.bed, container.pid, next(_numbers))
+    furnish(container)
+    return container
+
+
+def views(stage: AgentStage) -> dict[str, dict[str, object]]:
+    """The workloads by name."""
+    return {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
+
+
+def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: Docker, stage: AgentStage) -> None:
+    """Allowed by name through the gate in its namespace; denied by name and by address; the neighbour is free."""
+    coder = started(docker, stage, "coder-1", team="none")
+    neighbour = started(docker, stage, "neighbour", OTHER)
+    soon(lambda: "docker/coder-1" in views(stage))
+    assert reach(coder, "a.shop.test") == "a.shop.test"
+    assert reach(coder, "a.evil.test") == "curl 6"  # no such name, for it
+    assert knock(coder, stage.shop) == "shop"
+    assert knock(coder, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+    assert knock(neighbour, stage.evil) == "evil"  # the same way, without a policy
+    assert "docker/neighbour" not in views(stage)
+
+    view = views(stage)["docker/coder-1"]
+    assert view["policies"] == ["coder"]
+    assert view["who"]["image"] == IMAGE  # type: ignore[index]
+    assert view["labels"] == {"team": "none"}  # not those of the image, which its maker wrote
+    soon(lambda: len(denials_of(stage, container="coder-1")) >= 2)
+    told = denials_of(stage, container="coder-1")
+    assert {one["reason"] for one in told} >= {"name_not_allowed", "not_resolved"}
+    who = told[-1]["who"]
+    assert (who["name"], who["container_id"], who["image"]) == ("docker/coder-1", coder.id, IMAGE)
+    assert who["labels"] == {"team": "none"}
+    shown = stage.exeat("verdicts", "--since", "10m", "--workload", "coder-1", "--verdict", "DROPPED").stdout
+    assert "docker/coder-1 denied" in shown
+    details = stage.exeat("workloads", "coder-1").stdout
+    assert f"coder-1 ({coder.id[:12]}) of {IMAGE}" in details
+    coder.remove()
+    neighbour.remove()
+    soon(lambda: "docker/coder-1" not in views(stage))
+
+
+def test_a_policy_by_label_adds_what_it_allows(docker: Docker, stage: AgentStage) -> None:
+    """To that of the image, if both match; a label of the image itself selects nothing."""
+    only = started(docker, stage, "labelled-only", OTHER, team="ml")
+    both = started(docker, stage, "both", IMAGE, team="ml")
+    soon(lambda: {"docker/labelled-only", "docker/both"} <= views(stage).keys())
+    assert reach(only, "b.shop.test") == "b.shop.test"
+    assert reach(only, "a.shop.test") == "curl 6"
+    assert reach(both, "a.shop.test") == "a.shop.test"
+    assert reach(both, "b.shop.test") == "b.shop.test"
+    assert reach(both, "a.evil.test") == "curl 6"
+    assert knock(only, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+    only.remove()
+    both.remove()
+
+
+def test_a_container_that_is_killed_and_started_again_is_judged_from_its_first_breath(
+    docker: Docker, stage: AgentStage
+) -> None:
+    """Its first process tries without end; the server has not heard of it."""
+    tries = (
+        "import socket, sys, time\n"
+        f"where = ({stage.evil.address4!r}, 7)\n"
+        "for _ in range(3000):\n"
+        "    try:\n"
+        "        s = socket.create_connection(where, 0.5); s.sendall(b'x'); print('through', flush=True); break\n"
+        "    except OSError as e:\n"
+        "        print(e.errno, flush=True)\n"
+        "    time.sleep(0.002)\n"
+    )
+    number = next(_numbers)
+    restless = docker.run(IMAGE, "python3", "-c", tries, name="restless", tools=True)
+    connect(stage.bed, restless.pid, number)
+    soon(lambda: "docker/restless" in views(stage))
+    first = views(stage)["docker/restless"]["id"]
+    time.sleep(0.3)
+    restless.kill()
+    soon(lambda: "docker/restless" not in views(stage))
+    restless.start()
+    connect(stage.bed, restless.pid, number)
+    soon(lambda: "docker/restless" in views(stage))
+    assert views(stage)["docker/restless"]["id"] != first
+    time.sleep(0.3)
+    said = docker("logs", "restless").split()
+    assert "through" not in said
+    assert said.count("1") > 20  # EPERM
+    assert stage.evil.count().connections == 0
+    furnish(restless)
+    assert reach(restless, "a.shop.test") == "a.shop.test"
+    restless.remove()
+
+
+def test_who_is_not_known_yet_is_denied_everything_until_docker_answers(
+    docker: Docker, stage: AgentStage, door: Door
+) -> None:
+    """A container that no policy is for is let go as soon as that is known."""
+    door.shut()
+    late = started(docker, stage, "late")
+    foreign = started(docker, stage, "late-foreign", OTHER)
+    soon(lambda: len(views(stage)) == 2)
+    assert reach(late, "a.shop.test").startswith("curl")
+    assert knock(late, stage.shop) == knock(foreign, stage.shop) == "EPERM"
+    assert stage.shop.count().connections == 0
+    soon(lambda: any("not known who 2 containers are" in text for text in stage.json("status")["complaints"]))
+    assert all("unknown" in one for one in views(stage).values())
+    door.open()
+    soon(lambda: list(views(stage)) == ["docker/late"])
+    assert reach(late, "a.shop.test") == "a.shop.test"
+    assert knock(late, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+    assert knock(foreign, stage.evil) == "evil"
+    assert stage.json("status").get("complaints", []) == []
+    late.remove()
+    foreign.remove()
+
+
+def test_an_agent_that_is_killed_and_started_anew_knows_its_containers_though_docker_is_silent(
+    docker: Docker, stage: AgentStage, door: Door
+) -> None:
+    """In between the kernel judges on; the open connection lives through it."""
+    kept = started(docker, stage, "kept")
+    soon(lambda: "docker/kept" in views(stage))
+    script = (
+        "import socket, time\n"
+        f"s = socket.create_connection(({stage.shop.address4!r}, 7), 5)\n"
+        "s.settimeout(20)\n"
+        "for n in range(60):\n"
+        "    s.sendall(b'%d.' % n); s.recv(99); print(n, flush=True); time.sleep(0.1)\n"
+    )
+    talker = docker("exec", "--detach", kept.id, "sh", "-c", f"exec python3 -c \"{script}\" > /said 2>&1")
+    assert talker == ""
+    door.shut()
+    stage.kill()
+    assert knock(kept, stage.evil) == "EPERM"
+    assert knock(kept, stage.shop) == "shop"
+    stage.start()
+    assert views(stage)["docker/kept"]["policies"] == ["coder"]
+    assert knock(kept, stage.shop) == "shop"
+    assert knock(kept, stage.evil) == "EPERM"
+    assert reach(kept, "a.shop.test") == "a.shop.test"
+    assert stage.evil.count().connections == 0
+    said = lambda: kept.exec("cat", "/said").stdout.split()  # noqa: E731
+    before = int(said()[-1])
+    soon(lambda: int(said()[-1]) > before)
+    kept.remove()
