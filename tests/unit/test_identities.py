@@ -80,7 +80,7 @@ def test_a_container_is_awaited_until_its_runtime_has_told_who_it_is(tmp_path: P
         assert identities.of(7, PATH) == KNOWN
         assert not identities.is_awaited(7, PATH)
         assert identities.why_unknown(7) == ""
-        assert identities.complaints == []
+        assert identities.unknown() == identities.complaints == []
         assert runtime.asked == [ID]
 
     asyncio.run(go())
@@ -126,8 +126,10 @@ def test_a_runtime_that_fails_is_asked_again_and_the_container_stays_awaited(tmp
         await until(lambda: len(runtime.asked) > 12)
         assert identities.is_awaited(7, PATH)
         assert news == []
-        assert "1 containers" in identities.complaints[0]
-        assert "docker does not answer" in identities.complaints[0]
+        assert identities.unknown() == [
+            "it is not known who 1 container is, and all is denied that only a policy by name would allow: "
+            "docker does not answer"
+        ]
         runtime.answers = [KNOWN]
         await until(lambda: news == [7])
 
@@ -143,7 +145,7 @@ def test_a_runtime_that_does_not_listen_yet_is_waited_for(tmp_path: Path) -> Non
         identities.of(7, PATH)
         await asyncio.sleep(0.02)
         assert identities.is_awaited(7, PATH)
-        assert "no runtime of this host listens" in identities.why_unknown(7)
+        assert "no runtime that would know listens" in identities.why_unknown(7)
         assert runtime.asked == []
         runtime.socket.touch()
         await until(lambda: news == [7])
@@ -244,7 +246,7 @@ def test_a_container_that_has_gone_is_forgotten_and_its_runtime_asked_no_more(tm
         before = len(runtime.asked)
         await asyncio.sleep(0.02)
         assert len(runtime.asked) <= before + 1
-        assert identities.complaints == []
+        assert identities.unknown() == identities.complaints == []
         runtime.answers = [KNOWN]
         identities.of(9, PATH)  # made anew under the same name
         await until(lambda: news == [9])

@@ -54,6 +54,16 @@ class Assigning:
         self._own: dict[str, Policy] = {}  # policies of registrations, by text
         self._build = own_build()
 
+    @property
+    def complaints(self) -> list[str]:
+        """What is not as it should be with what is known of workloads."""
+        return [*self.identities.complaints, *(self.identities.unknown() if self._is_walled else [])]
+
+    @property
+    def _is_walled(self) -> bool:
+        """Whether a container that nobody has named yet is denied everything: policies ask who it is."""
+        return self._roster.asks_who or (self._roster.may_ask_who and self.identities.has_listeners)
+
     def arrange(self, policies: Iterable[Policy]) -> None:
         """Other policies are in force."""
         self._roster = Roster(policies)
@@ -133,9 +143,7 @@ class Assigning:
 
     def _may_yet_be_managed(self, workload: int, path: str) -> bool:
         """A container of which nobody has said yet who it is, while policies ask for that: it waits behind a wall."""
-        if not self._roster.may_ask_who or not self.identities.is_awaited(workload, path):
-            return False
-        return self._roster.asks_who or self.identities.has_listeners
+        return self.identities.is_awaited(workload, path) and self._is_walled
 
     def _own_policy(self, registration: Registration) -> Policy:
         text = registration.policy_text

@@ -7,6 +7,7 @@ some more times: a pod's sandbox runs before its runtime lists it.
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,14 +67,16 @@ class Identities:
     @property
     def complaints(self) -> list[str]:
         """What is not as it should be."""
-        awaited = [one for one in self._known.values() if one.is_awaited and one.denied == 0]
-        reasons = list(dict.fromkeys(one.why for one in awaited))
-        said = [
-            f"it is not known who {sum(one.why == why for one in awaited)} containers are, and what only a policy for "
-            f"their names would allow is denied: {why}"
-            for why in reasons[:3]
+        return [self._unkept] if self._unkept else []
+
+    def unknown(self) -> list[str]:
+        """Why containers are awaited, in sentences; for who denies them something for that reason."""
+        whys = Counter(known.why for known in self._known.values() if known.is_awaited and known.denied == 0)
+        return [
+            f"it is not known who {count} container{'s are' if count > 1 else ' is'}, and all is denied that only a "
+            f"policy by name would allow: {why}"
+            for why, count in whys.most_common(3)
         ]
-        return [*said, self._unkept] if self._unkept else said
 
     @property
     def has_listeners(self) -> bool:
@@ -170,7 +173,7 @@ class Identities:
     async def _ask(self, known: _Known) -> None:
         name = known.name
         candidates = [one for one in self._runtimes if name.runtime in ("", one.name) and one.socket.exists()]
-        why = "" if candidates else f"no runtime of this host listens that would know {name.container_id[:12]}"
+        why = "" if candidates else "no runtime that would know listens on this host"
         for runtime in candidates:
             try:
                 identity = await runtime.find(name.container_id)
@@ -184,7 +187,7 @@ class Identities:
             known.why = why
         else:
             known.denied += 1
-            known.why = f"no runtime of this host knows {name.container_id[:12]}"
+            known.why = "no runtime of this host knows it"
 
     def _keep(self, workload: int, known: _Known) -> None:
         """An agent that is started anew must not deny what is known. Without disk, it asks again."""
