@@ -70,7 +70,7 @@ class Learned:
 
     def saw(self, record: Record, names: tuple[str, ...]) -> None:
         """Take a verdict in, with the names that the gate resolved to its address."""
-        if record.reason is Reason.OWN_LOOPBACK:
+        if record.reason is Reason.OWN_LOOPBACK or record.hook == "agent":
             return
         if record.verdict is not Verdict.FORWARDED:
             evidence = f" ({record.evidence})" if record.evidence else ""
