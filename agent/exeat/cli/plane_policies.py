@@ -16,7 +16,7 @@ def add(tools: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = tools.add_parser(
         "policies",
         help="list, show, compare, apply, remove and roll back policies",
-        description="The plane's policies. Those of its directory are changed there; all others are changed here.",
+        description="The plane's policies. Those of its directory and of a cluster are changed there; all others here.",
     )
     parser.set_defaults(act=_list)
     add_common(parser)

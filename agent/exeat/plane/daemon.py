@@ -4,19 +4,21 @@ It may end at any moment: agents enforce on, go to another replica or wait, and 
 """
 
 import asyncio
+import importlib.util
 import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import exeat
 from exeat.control.plane_server import PlaneServer, serve_plane
+from exeat.errors import ExeatError
 from exeat.notify import Notifier, watchdog_interval_s
 from exeat.plane import metrics
 from exeat.plane.counts import Counts
-from exeat.plane.parts import NoDirectory, Plane
+from exeat.plane.parts import NoCluster, NoDirectory, Plane
 from exeat.plane.policies import rollouts
 from exeat.plane.policies.directory import PolicyDirectory, look_on
 from exeat.plane.policies.signing import PlaneSigner
@@ -30,8 +32,11 @@ from exeat.plane.streams.verdict_streams import VerdictStreams
 from exeat.plane.verdicts.collection import Collection
 from exeat.plane.verdicts.live import Feed
 from exeat.plane.web_server import WebServer
-from exeat.settings import PlaneAccess
+from exeat.plane_access import PlaneAccess
 from exeat.v1 import plane_pb2 as pb
+
+if TYPE_CHECKING:
+    from exeat.plane.cluster.controller import ClusterController
 
 _THREADS = 16  # that wait for the store
 _LOOK_S = 2.0  # how often the directory of policies is looked at
@@ -58,6 +63,7 @@ class PlaneDaemon:
         self._sessions = Sessions(replica, self._database, self._signer, self._counts)
         self._verdicts = VerdictStreams(self._database, self._collection)
         self._directory = PolicyDirectory(settings.policies, settings.rollout) if settings.policies else None
+        self._cluster = self._cluster_of(settings)
         self._plane = Plane(
             settings=settings,
             database=self._database,
@@ -66,6 +72,7 @@ class PlaneDaemon:
             counts=self._counts,
             collected=self._collection,
             directory=self._directory or NoDirectory(),
+            cluster=self._cluster or NoCluster(),
         )
         self._stop = asyncio.Event()
         self.is_ready = asyncio.Event()
@@ -126,7 +133,18 @@ class PlaneDaemon:
         }
         if self._directory:
             chores["directory"] = self._look_at(self._directory)
+        if self._cluster:
+            chores["cluster"] = self._cluster.run()
         return chores
+
+    def _cluster_of(self, settings: PlaneSettings) -> "ClusterController | None":
+        if settings.cluster is None:
+            return None
+        if importlib.util.find_spec("httpx") is None:
+            raise ExeatError("following a cluster needs httpx: pip install 'exeat[plane]'")
+        from exeat.plane.cluster.controller import ClusterController
+
+        return ClusterController(settings.cluster, self._database, settings.name, is_alone=self._lock is not None)
 
     async def _judge_rollouts(self) -> None:
         while True:

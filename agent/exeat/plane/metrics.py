@@ -21,6 +21,7 @@ from exeat.plane.parts import Plane
 from exeat.plane.policies import policies, rollouts
 from exeat.plane.store.database import StoreError
 
+_OBJECTS = {"Accepted": "accepted", "Pending": "waiting"}  # all others are refused
 _PUSH = ("exeat_plane_push_seconds", "From a push to its ACK, of those that were accepted")
 
 
@@ -87,6 +88,14 @@ def _counted(plane: Plane) -> Iterator[_Family]:
     yield _Family("exeat_plane_web_requests_total", Kind.COUNTER, ("status",), "Requests at the web door", web)
     problems = len(plane.directory.problems())
     yield _gauge("exeat_plane_directory_problems", "What keeps the policy directory from being in force", problems)
+    leads = int(plane.cluster.is_leading)
+    yield _gauge("exeat_plane_cluster_leads", "1: this replica follows the policies of the cluster", leads)
+    waits = len(plane.cluster.problems())
+    yield _gauge("exeat_plane_cluster_problems", "What keeps the policies of the cluster from being followed", waits)
+    objects = Counter(_OBJECTS.get(reason.value, "refused") for reason in plane.cluster.counts().elements())
+    samples = (Sample((state,), objects[state]) for state in ("accepted", "refused", "waiting"))
+    what = "Policies that are objects of the cluster, at the replica that follows it"
+    yield _Family("exeat_plane_cluster_objects", Kind.GAUGE, ("state",), what, samples)
     yield _gauge("exeat_plane_resident_bytes", "Resident memory of the plane", resident_bytes())
     yield _count("exeat_plane_cpu_seconds_total", "Processor time of the plane", time.process_time())
 
@@ -103,7 +112,7 @@ def _stored(plane: Plane) -> Iterator[_Family]:
         return
     found = (Sample((standing.value,), standings[standing]) for standing in Standing)
     yield _Family("exeat_plane_nodes", Kind.GAUGE, ("state",), "Nodes of the fleet", found)
-    kept = (Sample((source,), sources[source]) for source in ("store", "directory"))
+    kept = (Sample((source,), sources[source]) for source in ("store", "directory", "cluster"))
     yield _Family("exeat_plane_policies", Kind.GAUGE, ("source",), "Policies that shall hold", kept)
     underway = (Sample((state,), states[state]) for state in ("running", "stopped"))
     yield _Family("exeat_plane_rollouts", Kind.GAUGE, ("state",), "Roll-outs that are underway", underway)

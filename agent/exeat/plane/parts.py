@@ -5,6 +5,7 @@ transaction of `database`, and in a thread: `await asyncio.to_thread(...)`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ from exeat.plane.settings import PlaneSettings
 from exeat.plane.store.database import Database
 
 if TYPE_CHECKING:
+    from exeat.plane.cluster.objects import Reason
     from exeat.plane.verdicts.live import Feed
 
 
@@ -64,6 +66,34 @@ class NoDirectory:
         return ()
 
 
+class Cluster(Protocol):
+    """The Kubernetes cluster in `settings.cluster`."""
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this replica follows it."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What keeps its policies from being in force as they are there now, in sentences."""
+
+    def counts(self) -> "Counter[Reason]":
+        """How many objects came to what."""
+
+
+class NoCluster:
+    """No policies are objects of Kubernetes."""
+
+    is_leading = False
+
+    def problems(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def counts(self) -> "Counter[Reason]":
+        """None."""
+        return Counter()
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
     """The parts."""
@@ -75,4 +105,5 @@ class Plane:
     counts: Counts = field(default_factory=Counts)  # for /metrics
     collected: Collected = field(default_factory=NothingCollected)  # the same
     directory: Directory = field(default_factory=NoDirectory)
+    cluster: Cluster = field(default_factory=NoCluster)
     now_ns: Callable[[], int] = time.time_ns

@@ -74,6 +74,15 @@ class StorePlace:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """A Kubernetes cluster whose EgressPolicy objects hold: its API server, and how both know each other."""
+
+    server: str  # https://HOST:PORT; empty: that of the cluster in which the plane runs itself
+    ca: Path
+    token: Path  # read anew for each request: they are exchanged every hour
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How long is kept what was judged."""
 
@@ -91,6 +100,7 @@ class PlaneSettings:
     store: StorePlace = field(default_factory=StorePlace)
     policies: Path | None = None  # a directory, beside those in the store
     rollout: Plan | None = None  # how changes of that directory go out; None: to every node at once
+    cluster: ClusterPlace | None = None  # policies that are objects of Kubernetes
     signing_key: Path | None = None  # None: manifests and commands are not signed
     enroll: Enroll = Enroll.CERTIFICATE
     retention: Retention = field(default_factory=Retention)

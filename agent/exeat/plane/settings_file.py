@@ -20,12 +20,13 @@ from exeat.core.yaml_nodes import Mapping, Scalar, compose
 from exeat.errors import ExeatError, PolicyError, Refused
 from exeat.model.networks import Network
 from exeat.plane.policies.rollout_judge import Plan
-from exeat.plane.settings import AgentsDoor, Enroll, Oidc, PlaneSettings, Retention, StorePlace, WebDoor
-from exeat.settings import Listen, parse_listen, why_no_path
+from exeat.plane.settings import AgentsDoor, ClusterPlace, Enroll, Oidc, PlaneSettings, Retention, StorePlace, WebDoor
+from exeat.plane_access import why_no_path
+from exeat.settings import Listen, parse_listen
 
 _API_VERSION = "exeat.dev/v1"
 _KIND = "PlaneSettings"
-_SPEC = ("name", "agents", "web", "store", "policies", "rollout", "signing_key", "enroll", "retention")
+_SPEC = ("name", "agents", "web", "store", "policies", "rollout", "cluster", "signing_key", "enroll", "retention")
 _AGENTS = ("listen", "certificate", "key", "ca")
 _WEB = ("listen", "certificate", "key", "behind_proxy", "url", "oidc")
 _OIDC = ("user_header", "groups_header", "trusted_proxies", "viewer_groups", "approver_groups", "admin_groups")
@@ -36,6 +37,7 @@ _STORE = re.compile(r"sqlite:/.+|postgres(ql)?://.*")
 _LEAST_KEPT = timedelta(hours=1)
 _MOST_KEPT = timedelta(days=3660)
 _NOWHERE = Path()
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts it into each pod
 
 
 def read_settings(text: str, filename: str) -> PlaneSettings:
@@ -91,6 +93,7 @@ class _Reader:
             store=self._store(spec),
             policies=self._path(spec, "policies"),
             rollout=self._rollout(spec),
+            cluster=self._cluster(spec),
             signing_key=self._path(spec, "signing_key"),
             enroll=read_word(spec.get("enroll"), "`enroll`", Enroll, self.problems) or default.enroll,
             retention=self._retention(spec),
@@ -193,6 +196,22 @@ class _Reader:
             self.problems.add(rollout.line, str(error))
             return None
 
+    def _cluster(self, spec: Fields) -> ClusterPlace | None:
+        cluster = spec.mapping(spec.get("cluster"), "`cluster`", ("in_cluster", "server", "ca", "token"))
+        if cluster is None:
+            return None
+        server = read_parsed(cluster.get("server"), "`server`", _parse_api_server, self.problems) or ""
+        ca, token = self._path(cluster, "ca"), self._path(cluster, "token")
+        given = [name for name in ("server", "ca", "token") if name in cluster]
+        if self._flag(cluster, "in_cluster") if not given else len(given) == 3 and "in_cluster" not in cluster:
+            return ClusterPlace(server, ca or _SERVICE_ACCOUNT / "ca.crt", token or _SERVICE_ACCOUNT / "token")
+        self.problems.add(
+            cluster.line,
+            "`cluster` names no API server: write `{in_cluster: true}`, or all of "
+            "`{server: https://HOST:6443, ca: FILE, token: FILE}`, or leave `cluster` out",
+        )
+        return None
+
     def _retention(self, spec: Fields) -> Retention:
         default = Retention()
         kept = spec.mapping(spec.get("retention"), "`retention`", ("verdicts", "tallies"))
@@ -244,6 +263,13 @@ def _parse_origin(text: str) -> str:
     if parts.scheme in ("http", "https") and parts.hostname and text == f"{parts.scheme}://{parts.netloc}":
         return text
     raise ValueError(f"{shown(text)} is no address of a console: write one like `https://plane.example.com`")
+
+
+def _parse_api_server(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme == "https" and parts.hostname and "@" not in text and text == f"https://{parts.netloc}":
+        return text
+    raise ValueError(f"{shown(text)} is no API server: write its address as in `https://10.0.0.1:6443`, without a path")
 
 
 def _parse_store(text: str) -> str:

@@ -241,6 +241,8 @@ def _why_not(tx: Tx, held: _Held) -> str:
     """An approval goes to every node at once, and would take what a roll-out has not shown to be good along."""
     if underway := rollouts.underway(tx).get(held.name):
         return f"roll-out {underway.id} of {held.name} is {underway.state}: finish or cancel it, then approve"
+    if held.source == Source.CLUSTER:
+        return f"the policy {held.name} is kept {policies.where_kept(held.name, Source.CLUSTER)}"
     if held.source != Source.DIRECTORY:
         return ""
     return f"the policy {held.name} is kept in the plane's directory of policies: make this change there, and commit it"

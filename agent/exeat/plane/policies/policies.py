@@ -38,7 +38,8 @@ from exeat.plane.store.database import Tx
 
 __all__ = [
     "Action", "Change", "Draft", "HistoryEntry", "KeptPolicy", "Placed", "Plan", "Source", "apply", "current", "diff",
-    "document", "documents", "history", "place", "placements", "read_all", "remove", "rollback",
+    "document", "documents", "history", "place", "place_one", "placements", "read_all", "remove", "rollback",
+    "where_kept",
 ]  # fmt: skip
 
 TOGETHER_MAX = 24 << 20  # of all: a node may get every one in a message, of which agents take 32 MiB
@@ -97,7 +98,7 @@ def apply(tx: Tx, texts: Iterable[tuple[str, str]], change: Change) -> tuple[Pla
 def place(tx: Tx, drafts: Sequence[Draft], change: Change) -> tuple[Placed, ...]:
     """Makes documents hold, each under its policy's name: all, or none. Raises Refused."""
     lock(tx)
-    placed = tuple(_place(tx, draft, change) for draft in drafts)
+    placed = tuple(place_one(tx, draft, change) for draft in drafts)
     total = sum(one.facts.size for one in kept(tx))
     if total > TOGETHER_MAX:
         raise Refused(
@@ -106,6 +107,27 @@ def place(tx: Tx, drafts: Sequence[Draft], change: Change) -> tuple[Placed, ...]
             "put hosts that share an ending into one pattern, or remove policies that nobody needs",
         )
     return placed
+
+
+def place_one(tx: Tx, draft: Draft, change: Change) -> Placed:
+    """The same of one document, for those who have locked, and see to TOGETHER_MAX themselves. Raises Refused."""
+    name, revision = draft.policy.name, draft.revision
+    had = _own(tx, name, change) or ""
+    if had == revision:
+        return Placed(name, had, revision, draft.warnings)
+    tx.do(
+        "INSERT INTO documents (revision, name, text, facts, first_ns) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (revision) DO NOTHING",
+        *(revision, name, draft.text, facts_text(draft.facts), change.at_ns),
+    )
+    overtaken = rollouts.overtake(tx, name, f"{change.by} has changed the policy again")
+    entry = put(tx, name, revision, change)
+    # Nodes that the overtaken one had not reached go on with what they have.
+    elsewhere = overtaken.before if overtaken else had
+    number = 0
+    if change.plan is not None and elsewhere != revision:
+        number = rollouts.begin(tx, name, elsewhere, revision, change)
+    return Placed(name, had, revision, draft.warnings, entry, number)
 
 
 def remove(tx: Tx, name: str, change: Change) -> Placed:
@@ -173,6 +195,17 @@ def diff(tx: Tx, name: str, text: str, now_ns: int) -> list[str]:
     return [change.sentence for change in differences(old, new, datetime.fromtimestamp(now_ns / 1e9, UTC))]
 
 
+def where_kept(name: str, source: Source) -> str:
+    """And what to do there, for whoever would change it elsewhere."""
+    match source:
+        case Source.DIRECTORY:
+            return "in the plane's directory of policies: change its file there"
+        case Source.CLUSTER:
+            return "as an object of the cluster: change it there (kubectl get egpol,cegpol -A lists them)"
+        case Source.STORE:
+            return f"in the plane's store: remove it there first (exeat plane policies remove {name})"
+
+
 def refuse_same_names(drafts: Sequence[Draft]) -> None:
     """Raises PolicyError where two have the same name."""
     if problems := _same_names(drafts):
@@ -199,36 +232,11 @@ def _read(where: str, text: str) -> Draft:
     return Draft(where, text, revision, reading.policy, facts_of(reading.policy, len(content)), reading.warnings)
 
 
-def _place(tx: Tx, draft: Draft, change: Change) -> Placed:
-    name, revision = draft.policy.name, draft.revision
-    had = _own(tx, name, change) or ""
-    if had == revision:
-        return Placed(name, had, revision, draft.warnings)
-    tx.do(
-        "INSERT INTO documents (revision, name, text, facts, first_ns) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (revision) DO NOTHING",
-        *(revision, name, draft.text, facts_text(draft.facts), change.at_ns),
-    )
-    overtaken = rollouts.overtake(tx, name, f"{change.by} has changed the policy again")
-    entry = put(tx, name, revision, change)
-    # Nodes that the overtaken one had not reached go on with what they have.
-    elsewhere = overtaken.before if overtaken else had
-    number = 0
-    if change.plan is not None and elsewhere != revision:
-        number = rollouts.begin(tx, name, elsewhere, revision, change)
-    return Placed(name, had, revision, draft.warnings, entry, number)
-
-
 def _own(tx: Tx, name: str, change: Change) -> str | None:
     """The revision that holds. Raises Refused where it is kept elsewhere."""
     had = kept_one(tx, name)
     if had and had[1] is not change.source:
-        where = (
-            "is kept in the plane's directory of policies: change its file there"
-            if had[1] is Source.DIRECTORY
-            else f"is kept in the plane's store: remove it there first (exeat plane policies remove {name})"
-        )
-        raise Refused(StatusWord.PRECONDITION, f"the policy {name} {where}")
+        raise Refused(StatusWord.PRECONDITION, f"the policy {name} is kept {where_kept(name, had[1])}")
     return had[0] if had else None
 
 

@@ -26,6 +26,7 @@ class Source(StrEnum):
 
     STORE = "store"
     DIRECTORY = "directory"
+    CLUSTER = "cluster"  # an object of Kubernetes
 
 
 @dataclass(frozen=True, slots=True)

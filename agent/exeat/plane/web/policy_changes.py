@@ -69,9 +69,8 @@ def _current(tx: Tx, name: str) -> str:
     kept = next((one for one in policies.current(tx) if one.name == name), None)
     if kept is None:
         return ""
-    if kept.source is Source.DIRECTORY:
-        sentence = f"the policy {name} is kept in the plane's directory of policies: take its change back there"
-        raise Refused(StatusWord.PRECONDITION, sentence)
+    if kept.source is not Source.STORE:
+        raise Refused(StatusWord.PRECONDITION, f"the policy {name} is kept {policies.where_kept(name, kept.source)}")
     return kept.revision
 
 
