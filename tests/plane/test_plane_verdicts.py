@@ -337,3 +337,18 @@ def test_the_file_does_not_grow_by_what_was_forgotten(tmp_path: Path) -> None:
 def batch_records(count: int, at_ns: int) -> list[Any]:
     """So many alike."""
     return [one.verdict for one in batch(1, count, time_ns=at_ns).verdicts]
+
+
+def test_a_container_that_was_started_again_is_the_same_workload(database: Database) -> None:
+    """Its cgroup has another name each time; people know it by its own."""
+    first, again = (wire(name=f"{at}.test", workload=f"/docker/{at}") for at in ("a", "b"))
+    for one in (first, again):
+        one.who.name = "docker/coder"
+    bring(database, first, again, wire(name="other.test", workload="/docker/c"))
+    with database.reading() as tx:
+        found = {one.workload for one in denials(tx, about())}
+    assert found == {"docker/coder", "/docker/c"}
+    assert sorted(names(database, about(workload="docker/coder"))) == ["a.test", "b.test"]
+    assert names(database, about(workload="/docker/c")) == ["other.test"]
+    assert about(workload="coder").accepts("n1", first)
+    assert not about(workload="/docker/a").accepts("n1", first)

@@ -101,5 +101,6 @@ def _compact(one: dict[str, Any]) -> str:
     except ExeatError as error:  # of a newer plane: better odd than missing
         return plain(f"{one.get('time')} {one.get('node')} {json.dumps(one)} ({error})")
     line = plain(line_for_people(record).removeprefix("exeat: "))
-    where = plain(f"{one['node']}{record.workload}")
+    name = record.who.name if record.who else ""
+    where = plain(f"{one['node']} {name}" if name else f"{one['node']}{record.workload}")
     return f"{local_time(record.time_ns / 1e9)} {where} {coloured(line, _COLOURS.get(record.verdict))}"

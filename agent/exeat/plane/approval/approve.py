@@ -44,7 +44,7 @@ class Ask:
     reason: str
     expires: datetime  # aware
     policy: str = ""  # needed where several denied it
-    workload: str = ""  # only denials of this one: a part of its cgroup's path
+    workload: str = ""  # only denials of this one: a part of its name
     node: str = ""  # only denials there
     wildcard: str = ""  # in place of the host
 

@@ -99,7 +99,7 @@ class Sheet:
                 at_ns = now_ns
             destination, verdict = record.destination, record.verdict
             key = (
-                at_ns // HOUR_NS, record.workload, record.policy, record.rule, record.name or destination.address,
+                at_ns // HOUR_NS, called(record), record.policy, record.rule, record.name or destination.address,
                 destination.port, record.protocol, record.hook, verdict, record.reason,
             )  # fmt: skip
             found = seen.get(key)
@@ -128,12 +128,18 @@ class Sheet:
         return Tally(tally_key, at_ns), workload, target
 
 
+def called(record: verdict_pb2.VerdictRecord) -> str:
+    """What people call its workload; else where it is. A container has another cgroup each time."""
+    return record.who.name or record.workload
+
+
 def _cut(record: verdict_pb2.VerdictRecord) -> bytes:
     """A record that nobody honest makes, as far as it is worth to be kept."""
     small = verdict_pb2.VerdictRecord()
     small.CopyFrom(record)
     small.DiscardUnknownFields()
-    for one in (small, small.process):
+    small.who.ClearField("labels")
+    for one in (small, small.process, small.who):
         for field, value in one.ListFields():
             if isinstance(value, str):
                 setattr(one, field.name, value[:_TEXT_MAX])

@@ -7,6 +7,7 @@ from exeat.control.convert import from_wire
 from exeat.core.filters import Filter, Target
 from exeat.errors import ExeatError
 from exeat.model.verdicts import Reason, Verdict
+from exeat.plane.verdicts.verdict_rows import called
 from exeat.v1 import verdict_pb2 as pb
 
 _ANY_VERDICT, _ANY_REASON = pb.Verdict.ValueType(Verdict.DROPPED), pb.Reason.ValueType(Reason.NO_POLICY)
@@ -28,7 +29,7 @@ class Wanted:
         return (
             (not self.node or self.node == node)
             and (not asked.verdicts or int(record.verdict) in asked.verdicts)
-            and asked.workload in record.workload
+            and asked.workload in called(record)
             and (not self.policy or self.policy in record.policy.split("+"))
             and (asked.to == _EVERYTHING or _is_to(asked.to, record))
         )

@@ -10,6 +10,7 @@ from exeat.errors import ExeatError
 from exeat.model.verdicts import Reason, Verdict
 from exeat.plane.approval.rule import can_rule
 from exeat.plane.verdicts.denials import Stored
+from exeat.plane.verdicts.verdict_rows import called
 from exeat.plane.web.denial_groups import reason_story, reason_word
 
 _OUTCOMES: dict[int, tuple[str, str]] = {
@@ -78,7 +79,7 @@ def _line(stored: Stored) -> Line:
         subject=subject,
         where=where,
         target=target,
-        workload=record.workload,
+        workload=called(record),
         process=f"{record.process.comm}[{record.process.pid}]" if record.process.pid else "the kernel",
         reason=reason_word(record.reason),
         story=reason_story(record.reason),
