@@ -90,8 +90,7 @@ class Enforcer:
     def call(self, workload: int, path: str, who: Who) -> None:
         """What it is called in verdicts, which may fall before a policy is there."""
         self.paths[workload] = path
-        if self.whos.get(workload) != who:
-            self.whos[workload] = self.who_at[path] = who
+        self.whos[workload] = self.who_at[path] = who
 
     def put(
         self, workload: int, path: str, name: str, key: str, unite: Callable[[], United], override: Override | None

@@ -78,11 +78,14 @@ class AgentReadings:
     def by_workload(self) -> list[WorkloadCounts]:
         """Every one, as `exeat workloads` counts them."""
         found = []
-        for bound in list(self._host.enforcer.bound.values()):
+        bounds = list(self._host.enforcer.bound.values())
+        times = Counter(bound.name for bound in bounds)  # a container may be called like a registered workload
+        for bound in bounds:
+            name = bound.name if times[bound.name] == 1 else f"{bound.name} {bound.path}"
             traffic, asked = self._tables.traffic(bound.id), bound.house.counts
             verdicts = {verdict: traffic.verdicts[verdict] + asked.get(verdict, 0) for verdict in Verdict}
             who = self._host.enforcer.whos.get(bound.id, _NOBODY)
-            found.append(WorkloadCounts(bound.name, who, verdicts, traffic.bytes_out, traffic.bytes_in))
+            found.append(WorkloadCounts(name, who, verdicts, traffic.bytes_out, traffic.bytes_in))
         return found
 
     def policies(self) -> PolicyCounts:
