@@ -38,6 +38,7 @@ COMMANDS = {
     ("register", "third", "--interface", "tap0"): pb.RegisterResponse,
     ("attach", "tap1", "--policy", "p", "--label", "session=4", "--no-dhcp"): pb.RegisterResponse,
     ("unregister", "builder"): pb.UnregisterResponse,
+    ("session", "end", "builder"): pb.SetSessionResponse,
     ("reload",): pb.ReloadResponse,
 }
 ALL = [
@@ -113,6 +114,7 @@ def test_json_can_be_read_back(running: Running, path: Path, arguments: tuple[st
         ("register", "new"), ("register", "new", "--pid", "0"), ("register", "new", "--pid", "1", "--cgroup", "/x"),
         ("register", "new", "--pid", "1", "--label", "x"), ("register", "new", "--pid", "1", "--ttl", "-1"),
         ("register", "new", "--interface", "tap0", "--pid", "1"), ("attach",), ("attach", "tap0", "--ttl", "soon"),
+        ("session",), ("session", "set", "coder"), ("session", "end"), ("session", "end", "coder", "--token-file", "f"),
         ("unregister",), ("verdicts", "--since", "yesterday"), ("verdicts", "--since", "2027-03-31"),
         ("verdicts", "--verdict", "MAYBE"), ("verdicts", "--to", "a b"), ("verdicts", "-o", "table"),
     ],
@@ -140,6 +142,11 @@ def test_wrong_arguments_are_told_before_anybody_is_asked(
         (("allow", "coder", "--end", "zz"), 1, "is no allowance"),
         (("register", "coder-7", "--pid", "1"), 1, "is a workload already"),
         (("register", "new", "--pid", "1", "--policy-file", "/no/such/file"), 125, "cannot be read"),
+        (("register", "new", "--pid", "1", "--session-file", "/no/such/file"), 125, "cannot be read as a token"),
+        (("session", "set", "coder", "--token-file", "/no/such/file"), 125, "cannot be read as a token"),
+        (("session", "set", "coder", "--token-file", "/dev/null"), 125, "is empty: put a signed token there"),
+        (("session", "set", "coder", "--token-file", "/etc/hostname"), 1, "is signed by nobody"),
+        (("session", "end", "nosuch"), 1, "no workload"),
         (("quarantine", "coder", "--lift"), 1, "no quarantine to lift: coder-7 is in mode enforce"),
         (("status", "--socket", "/etc/passwd"), 4, "systemctl start exeat"),
     ],
@@ -198,6 +205,27 @@ def test_attach_shows_who_is_behind_the_interface(running: Running, path: Path) 
     text = said(path, "attach", "tap1", "--name", "coder-9")
     assert re.search(r"^workload +coder-9$", text, re.MULTILINE)
     assert re.search(r"^guest +no MAC address yet, no address yet$", text, re.MULTILINE)
+
+
+def test_a_session_is_set_from_a_file_or_a_pipe_and_ended(running: Running, path: Path, tmp_path: Path) -> None:
+    """Its token stands on no command line; what it says is shown, and cannot move the cursor."""
+    token = tmp_path / "token"
+    token.write_text("a.good.token\n")
+    assert re.match(
+        r"coder-7: session s-42, ends in (4m 59s|5m); 1 ",
+        said(path, "session", "set", "coder-7", "--token-file", str(token)),
+    )
+    text = said(path, "workloads", "coder-7")
+    assert re.search(r"^session +s-42 user=al\\x1bice, ends in (4m 5\ds|5m)$", text, re.MULTILINE)
+    assert said(path, "session", "end", "coder").startswith("coder-7 has no session context any more; 1 ")
+    assert "s-42" not in said(path, "workloads", "coder-7")
+    done = subprocess.run(
+        [*EXEAT, "session", "set", "coder-7", "--token-file", "-", "--socket", str(path)],
+        input="a.good.token", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    said(path, "register", "new", "--pid", "1", "--session-file", str(token))
+    assert running.agent.workloads["new"].who.session == "a.good.token"
 
 
 def test_quarantine_and_its_end(running: Running, path: Path) -> None:

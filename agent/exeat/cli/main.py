@@ -5,7 +5,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from exeat.cli.tables import plain
@@ -14,7 +14,8 @@ from exeat.errors import AgentUnavailable, ExeatError, LaunchError, Refused, Sta
 # Each is a module beside this one. Only the one that is called is imported: they need very different things.
 COMMANDS = (
     "run", "agent", "status", "workloads", "verdicts", "grants", "explain", "top", "mode", "allow", "quarantine",
-    "register", "attach", "unregister", "reload", "policy", "audit", "plane", "doctor", "detach",
+    "register", "attach", "unregister", "session", "reload", "policy", "audit", "plane", "doctor", "detach",
+    "completion",
 )  # fmt: skip
 NO = 1
 USAGE = 2
@@ -39,14 +40,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(FAILED if self.prog.endswith(" run") else USAGE, f"{self.prog}: {message}\n")
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parser_of(names: Sequence[str] = COMMANDS) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and those of these commands."""
     parser = _Parser(prog="exeat", description="Decides which network destinations a workload may reach.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+    for name in names:
         importlib.import_module(f"exeat.cli.{name}").add(commands)
+    return parser, commands.choices
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser, commands = parser_of(arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:  # parse_args() would have the parser without a command complain
-        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
 
 
@@ -58,13 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a full disk can still be told
         return status
     except (ExeatError, OSError) as error:
+        _give_up_output()
         if isinstance(error, BrokenPipeError) and options.command != "run":  # `exeat verdicts | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
         _complain(error)
         return _status_of(error, options.command)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _give_up_output() -> None:
+    """What cannot be written now, the interpreter would try again at its end, and exit with a status of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status_of(error: Exception, command: str) -> int:
