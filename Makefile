@@ -27,7 +27,7 @@ $(VENV)/.ready: Makefile requirements.lock pyproject.toml packaging/install-pack
 
 agent/exeat/v1/.generated: $(PROTOS) $(VENV)/.ready
 	mkdir -p agent/exeat/v1
-	rm -f agent/exeat/v1/*
+	rm -rf agent/exeat/v1/*
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=agent --grpc_python_out=agent \
 	  --mypy_out=quiet:agent --mypy_grpc_out=quiet:agent $(PROTOS)
 	echo '"""Made from proto/exeat/v1 by `make setup`."""' >agent/exeat/v1/__init__.py

@@ -100,11 +100,9 @@ class Door:
 
 
 def _carry(source: socket.socket, sink: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # where one end has gone, the other goes
         while data := source.recv(65536):
             sink.sendall(data)
-    except OSError:
-        pass  # noqa: S110  # either end has gone: so does the other
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
 

@@ -111,6 +111,7 @@ def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: D
     assert "docker/coder-1 denied" in shown
     details = stage.exeat("workloads", "coder-1").stdout
     assert f"coder-1 ({coder.id[:12]}) of {IMAGE}" in details
+    assert "CAP_NET_RAW: it can get around its policy" in details  # Docker gives it
     coder.remove()
     neighbour.remove()
     soon(lambda: "docker/coder-1" not in views(stage))

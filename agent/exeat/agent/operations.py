@@ -15,6 +15,7 @@ from exeat.agent.interface_ids import is_interface
 from exeat.agent.notices import agent_record
 from exeat.agent.registering import registration_of
 from exeat.agent.session_context import SessionContext
+from exeat.agent.rights import rights_of
 from exeat.agent.targets import session_target, target_of
 from exeat.agent.views import MODES, allowance_view, workload_views
 from exeat.agent.vitals import Vitals
@@ -66,7 +67,10 @@ class AgentOperations:
         """Every workload, or one."""
         bound = self._agent.host.enforcer.bound
         ids = [self._one(request.workload)] if request.workload else sorted(bound, key=lambda one: bound[one].name)
-        return pb.ListWorkloadsResponse(workloads=workload_views(ids, self._agent.host, self._agent.tables))
+        found = pb.ListWorkloadsResponse(workloads=workload_views(ids, self._agent.host, self._agent.tables))
+        if request.workload and found.workloads[0].cgroup:
+            found.workloads[0].rights.extend(rights_of(self._agent.host.roll.census.pids(bound[ids[0]].path)))
+        return found
 
     async def register(self, request: pb.RegisterRequest, peer: Peer) -> pb.RegisterResponse:
         """Puts a cgroup, or the guest behind an interface, under a policy."""

@@ -70,6 +70,7 @@ def details(one: pb.Workload) -> list[str]:
         **_place(one),
         **_who(one, now),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items())) or "none",
+        **_rights(one),
         "source": one.source + (f", ends {left(one.until, now)}" if one.HasField("until") else ""),
         "mode": _mode(one, now),
         "policies": ", ".join(one.policies) or "none: everything is denied",
@@ -128,6 +129,12 @@ def _session(one: pb.Workload, now: float) -> str:
         )
     words = " ".join(f"{key}={text}" for key in ("user", "tool", "run") if (text := getattr(who, key)))
     return f"{who.session} {words}".rstrip() + f", ends {left(one.session_until, now)}"
+
+
+def _rights(one: pb.Workload) -> dict[str, str]:
+    """Only where there are some."""
+    held = ", ".join(one.rights)
+    return {"rights": f"{held}: it can get around its policy (docs/threat-model.md)"} if held else {}
 
 
 def _limit(limit: pb.LimitUse, now: float) -> str:
