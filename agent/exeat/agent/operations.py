@@ -14,8 +14,8 @@ from exeat.agent.hub import Hub
 from exeat.agent.interface_ids import is_interface
 from exeat.agent.notices import agent_record
 from exeat.agent.registering import registration_of
-from exeat.agent.session_context import SessionContext
 from exeat.agent.rights import rights_of
+from exeat.agent.session_context import SessionContext
 from exeat.agent.targets import session_target, target_of
 from exeat.agent.views import MODES, allowance_view, workload_views
 from exeat.agent.vitals import Vitals
