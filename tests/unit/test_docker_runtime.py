@@ -18,6 +18,8 @@ from exeat.runtimes.docker import DockerRuntime
 from unit.fake_docker import answer, fake_docker
 
 ID, SANDBOX_ID, IMAGE_ID = "4b" * 32, "5c" * 32, "sha256:" + "6d" * 32
+UID = "f3b9c1d2-1a2b-4c3d-8e9f-0a1b2c3d4e5f"
+IN_POD = {"HostConfig": {"CgroupParent": f"/kubepods/burstable/pod{UID}"}}  # as the kubelet asks for it
 CONTAINER, SANDBOX, IMAGE = f"/containers/{ID}/json", f"/containers/{SANDBOX_ID}/json", f"/images/{IMAGE_ID}/json"
 TAGS, DIGESTS = ["ghcr.io/acme/agent:1.0", "agent:latest"], ["ghcr.io/acme/agent@sha256:" + "7e" * 32]
 
@@ -73,8 +75,6 @@ def test_labels_that_come_with_the_image_are_not_the_containers(socket: Path) ->
     identity = find(socket, {CONTAINER: answer(told(mixed)), IMAGE: image(brought)})
     assert identity.container.labels == (("tier", "free"),)
     assert identity.pod is None
-    own = find(socket, {CONTAINER: answer(told(mixed)), IMAGE: image()})
-    assert own.pod == Pod("prod", "db", "")
 
 
 def test_without_its_image_nothing_is_known_of_its_labels(socket: Path) -> None:
@@ -93,17 +93,42 @@ def test_a_container_without_an_image_has_its_own_labels(socket: Path) -> None:
 def test_a_container_of_cri_dockerd_is_told_with_its_pod_and_the_pods_labels(socket: Path) -> None:
     """Which stand at its sandbox, between other things."""
     pod = {
-        "io.kubernetes.pod.name": "coder-1", "io.kubernetes.pod.namespace": "ml", "io.kubernetes.pod.uid": "u-1",
+        "io.kubernetes.pod.name": "coder-1", "io.kubernetes.pod.namespace": "ml", "io.kubernetes.pod.uid": UID,
     }  # fmt: skip
     own = {**pod, "io.kubernetes.container.name": "main", "io.kubernetes.sandbox.id": SANDBOX_ID,
            "io.kubernetes.docker.type": "container"}  # fmt: skip
     its = {**pod, "app": "coder", "annotation.x": "y", "io.kubernetes.docker.type": "podsandbox"}
-    sandbox = answer({"Id": SANDBOX_ID, "Config": {"Labels": its}})
-    identity = find(socket, {CONTAINER: answer(told(own)), SANDBOX: sandbox, IMAGE: image()})
+    sandbox = answer({"Id": SANDBOX_ID, "Config": {"Labels": its}, **IN_POD})
+    identity = find(socket, {CONTAINER: answer(told(own, **IN_POD)), SANDBOX: sandbox, IMAGE: image()})
     assert (identity.container.name, identity.container.labels) == ("main", tuple(sorted(own.items())))
-    assert identity.pod == Pod("ml", "coder-1", "u-1", (("app", "coder"),))
-    of_sandbox = find(socket, {CONTAINER: answer(told(its)), IMAGE: image()})
-    assert of_sandbox == Identity(None, Pod("ml", "coder-1", "u-1", (("app", "coder"),)))
+    assert identity.pod == Pod("ml", "coder-1", UID, (("app", "coder"),))
+    of_sandbox = find(socket, {CONTAINER: answer(told(its, **IN_POD)), IMAGE: image()})
+    assert of_sandbox == Identity(None, Pod("ml", "coder-1", UID, (("app", "coder"),)))
+
+
+@pytest.mark.parametrize(
+    "parent", [None, "", "/docker", f"/pod{UID}", "/kubepods/burstable/pod" + UID.replace("f3", "a0"), 5]
+)
+def test_labels_alone_make_no_pod_of_a_container(socket: Path, parent: object) -> None:
+    """Who may give it labels writes what he likes; the kubelet has it made in the pod's cgroup."""
+    labels = {
+        "io.kubernetes.pod.name": "db", "io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.uid": UID,
+        "io.kubernetes.container.name": "main",
+    }  # fmt: skip
+    for more in ({}, {"io.kubernetes.docker.type": "podsandbox"}):
+        made = told({**labels, **more}, HostConfig={"CgroupParent": parent})
+        identity = find(socket, {CONTAINER: answer(made), IMAGE: image()})
+        assert identity.pod is None
+        assert identity.container.name == "web"
+
+
+def test_a_pods_labels_are_those_of_a_sandbox_in_its_own_cgroup(socket: Path) -> None:
+    """A container that names another sandbox is in its pod without labels."""
+    pod = {"io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ml", "io.kubernetes.pod.uid": UID}
+    own = {**pod, "io.kubernetes.sandbox.id": SANDBOX_ID}
+    foreign = answer({"Id": SANDBOX_ID, "Config": {"Labels": {"app": "trusted"}}, "HostConfig": {"CgroupParent": "/x"}})
+    identity = find(socket, {CONTAINER: answer(told(own, **IN_POD)), SANDBOX: foreign, IMAGE: image()})
+    assert identity.pod == Pod("ml", "p", UID)
 
 
 def test_an_answer_for_another_container_is_refused(socket: Path) -> None:

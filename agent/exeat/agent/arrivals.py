@@ -1,13 +1,17 @@
 """Cgroups and interfaces that came and went, settled a few at a time: a storm of them keeps nothing else waiting."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 
 from exeat.agent.census import News
 from exeat.agent.host import Host
+from exeat.errors import ExeatError
 
+_log = logging.getLogger("exeat")
 _SLICE_S = 0.02  # each cgroup is some tables written and some listeners opened: a millisecond or two
+_CUT_S = 0.1  # to look at every socket of the host takes longer: once for all that became known meanwhile
 
 
 class Arrivals:
@@ -19,6 +23,7 @@ class Arrivals:
         self._waiting: dict[int, None] = {}
         self._running: set[int] = set()  # of them those that may have connections already
         self._has_turn = False
+        self._to_cut: set[int] = set()
 
     def take(self, news: News) -> None:
         """What is new; the first of it at once."""
@@ -27,7 +32,7 @@ class Arrivals:
             self._settle_some()
 
     def settle_soon(self, workload: int) -> None:
-        """Something else is known of it than before."""
+        """Something else is known of it than before. Its packets are judged by that at once; what is idle ends soon."""
         self._waiting[workload] = None
         self._running.add(workload)
         if not self._has_turn:
@@ -43,8 +48,21 @@ class Arrivals:
             changed += settled
             if workload in self._running:
                 self._running.discard(workload)
-                self._host.enforcer.cut(settled)
+                self._cut_soon(settled)
         self._look(changed)
         self._has_turn = bool(self._waiting)
         if self._has_turn:
             asyncio.get_running_loop().call_soon(self._settle_some)
+
+    def _cut_soon(self, workloads: Iterable[int]) -> None:
+        is_due = bool(self._to_cut)
+        self._to_cut.update(workloads)
+        if self._to_cut and not is_due:
+            asyncio.get_running_loop().call_later(_CUT_S, self._cut)
+
+    def _cut(self) -> None:
+        workloads, self._to_cut = self._to_cut, set()
+        try:
+            self._host.enforcer.cut(workloads)
+        except (ExeatError, OSError) as error:  # no packet of theirs passes; their programs wait
+            _log.error("connections that are not allowed any more stay open, and silent: %s", error)

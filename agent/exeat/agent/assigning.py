@@ -15,15 +15,16 @@ from exeat.agent.roll import Roll
 from exeat.agent.sessions import Sessions
 from exeat.agent.shelf import Shelf
 from exeat.agent.wishes import Allowance, Registration, Wishes
-from exeat.core.assign import Candidate, Roster
+from exeat.core.assign import Candidate, Roster, is_cgroup_match, is_for_node
 from exeat.core.policy_file import read_policy
 from exeat.core.union import effective_mode
 from exeat.core.who_text import labels_of, name_from, who_of
 from exeat.kernel.instance import own_build
 from exeat.model.identity import Session, Who
-from exeat.model.policy import Policy
+from exeat.model.policy import Mode, Policy, Subject
 
 NOBODYS = "no-policy"  # of a managed workload that no policy fits: it denies everything
+_STRICT = (Mode.ENFORCE, Mode.QUARANTINE)
 _OWN_MAX = 256  # policies of registrations; beyond, those of the ones that have gone are forgotten
 
 
@@ -51,22 +52,21 @@ class Assigning:
         self._roll = roll
         self._node_labels = node_labels
         self._roster = Roster(())
+        self._may_ask: list[Policy] = []
         self._own: dict[str, Policy] = {}  # policies of registrations, by text
         self._build = own_build()
 
     @property
     def complaints(self) -> list[str]:
         """What is not as it should be with what is known of workloads."""
-        return [*self.identities.complaints, *(self.identities.unknown() if self._is_walled else [])]
-
-    @property
-    def _is_walled(self) -> bool:
-        """Whether a container that nobody has named yet is denied everything: policies ask who it is."""
-        return self._roster.asks_who or (self._roster.may_ask_who and self.identities.has_listeners)
+        is_denied = any(policy.mode in _STRICT for policy in self._asking())
+        return [*self.identities.complaints, *(self.identities.unknown() if is_denied else [])]
 
     def arrange(self, policies: Iterable[Policy]) -> None:
         """Other policies are in force."""
+        policies = tuple(policies)
         self._roster = Roster(policies)
+        self._may_ask = [one for one in policies if _may_be_for_containers(one.subject, self._node_labels)]
 
     def assigned(self, workload: int) -> Assigned | None:
         """What a cgroup or interface should be under; None: it is nobody's workload."""
@@ -89,9 +89,11 @@ class Assigning:
             found[own.name] = (own, text_hash)
         if not found:
             is_managed = not wish.is_empty or self._roll.is_managed(path)
-            if not is_managed and not self._may_yet_be_managed(workload, path):
+            mode = Mode.ENFORCE if is_managed else self._mode_until_known(workload, path)
+            mode = mode or _strictest(self._doubtful(workload, path))
+            if mode is None:
                 return None
-            found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload"), "")
+            found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload", mode=mode), "")
         policies = tuple(found[one][0] for one in sorted(found))
         parts = [(one, found[one][1], effective_mode(found[one][0], name)) for one in sorted(found)]
         allowances = [(one.id, one.destination, one.until_ns) for one in wish.allowances]
@@ -103,6 +105,14 @@ class Assigning:
         path = self._roll.path_of(workload) or ""
         registration = self._wishes.of(workload, path).registration
         return registration.name if registration else name_from(self.identities.of(workload, path)) or path
+
+    def why_unknown(self, workload: int) -> str:
+        """Why it is not decided which policies fit; empty: it is."""
+        if why := self.identities.why_unknown(workload):
+            return why
+        bound_by = self._doubtful(workload, self._roll.path_of(workload) or "")
+        names = ", ".join(sorted({policy.name for policy in bound_by} - self._fitting(workload)))
+        return f"the image brings labels that select {names}, and they do not count: set others" if names else ""
 
     def labels_of(self, workload: int) -> dict[str, str]:
         """All of them."""
@@ -128,6 +138,10 @@ class Assigning:
         identity = self.identities.of(workload, path)
         return who_of("" if name == path else name, path, identity, self.session_of(workload), self.labels_of(workload))
 
+    def _fitting(self, workload: int) -> set[str]:
+        path = self._roll.path_of(workload) or ""
+        return {policy.name for policy in self._roster.policies_of(self._candidate(workload, path))}
+
     def _candidate(self, workload: int, path: str) -> Candidate:
         identity = self.identities.of(workload, path)
         is_guest = is_interface(workload)
@@ -141,9 +155,35 @@ class Assigning:
             session=self.session_of(workload),
         )
 
-    def _may_yet_be_managed(self, workload: int, path: str) -> bool:
-        """A container of which nobody has said yet who it is, while policies ask for that: it waits behind a wall."""
-        return self.identities.is_awaited(workload, path) and self._is_walled
+    def _mode_until_known(self, workload: int, path: str) -> Mode | None:
+        """Of a container of which nobody has said yet who it is, while policies ask for that: it waits behind a wall.
+
+        The wall is as strict as those policies: where they only watch, nobody is held back. None: none could be for it.
+        """
+        if not self.identities.is_awaited(workload, path):
+            return None
+        return _strictest(one for one in self._asking() if _could_be_at(one.subject, path))
+
+    def _doubtful(self, workload: int, path: str) -> tuple[Policy, ...]:
+        """Policies that would fit if the labels counted that the container's image brings as well.
+
+        Nobody can tell who meant them. Who makes images may neither choose a policy nor be without one by that.
+        """
+        identity = self.identities.of(workload, path)
+        doubtful = dict(identity.container.doubtful) if identity and identity.container else {}
+        if not doubtful:
+            return ()
+        candidate = self._candidate(workload, path)
+        return self._roster.policies_of(replace(candidate, labels=doubtful | dict(candidate.labels)))
+
+    def _asking(self) -> list[Policy]:
+        """Policies of which it is not decided, before a container's runtime has told who it is, whether they fit.
+
+        Where no runtime has ever listened, labels are meant for what is registered.
+        """
+        if self.identities.has_listeners:
+            return self._may_ask
+        return [policy for policy in self._may_ask if policy.subject.is_for_containers]
 
     def _own_policy(self, registration: Registration) -> Policy:
         text = registration.policy_text
@@ -158,9 +198,27 @@ class Assigning:
         return replace(policy, name=f"{registration.name}:{policy.name}") if is_taken else policy
 
 
+def _strictest(policies: Iterable[Policy]) -> Mode | None:
+    """Of a wall in place of these; None: there is none of them."""
+    modes = {policy.mode for policy in policies}
+    if not modes:
+        return None
+    return Mode.ENFORCE if modes & set(_STRICT) else Mode.MONITOR
+
+
 def _for_its_time(policy: Policy, revision: str, session: Session | None) -> tuple[Policy, str]:
     """What a session context opens the kernel closes with it, also when no agent runs."""
     if session is None or not policy.subject.session:
         return policy, revision
     end = datetime.fromtimestamp(session.until_ns / 1e9, UTC)
     return replace(policy, expires=min(policy.expires or end, end)), f"{revision} until {session.until_ns}"
+
+
+def _may_be_for_containers(subject: Subject, node_labels: Mapping[str, str]) -> bool:
+    """On this node."""
+    return subject.may_be_for_containers and not subject.interfaces and is_for_node(subject, node_labels)
+
+
+def _could_be_at(subject: Subject, cgroup: str) -> bool:
+    """Whether it is for a container there, if that is the right one."""
+    return not subject.cgroups or any(is_cgroup_match(pattern, cgroup) for pattern in subject.cgroups)

@@ -46,6 +46,10 @@ class Census:
         """The path of an id; None: it has gone."""
         return self._by_id.get(cgroup)
 
+    def places(self) -> tuple[tuple[int, str], ...]:
+        """All of them, ids with paths."""
+        return tuple(self._by_id.items())
+
     def paths(self) -> tuple[str, ...]:
         """All of them."""
         return tuple(self._ids)

@@ -71,6 +71,7 @@ INSTANCE = os.environ.get("EXEAT_INSTANCE", "agent")  # another one is for tests
 _log = logging.getLogger("exeat")
 _TICK_S = 0.5
 _GRACE_S = 2.0
+_ASK_S = 0.5  # runtimes answer for a hundred containers by then
 _API = "api"  # FileDescriptorName= of a socket unit, if there is one
 
 
@@ -140,7 +141,7 @@ class Daemon:
         self._take_over()
         self._hub = Hub(self._instance, self._enforcer, self._sets, self._log, self._heed())
         self._vitals.hub = self._readings.hub = self._hub
-        self._begin()
+        await self._begin()
         self._thread.start()
         self._hub.start()
         past, reload, look = Past(self._log), self._files.reload, self._looks.look
@@ -187,13 +188,14 @@ class Daemon:
         self._first_free_id = first_free_id(self._instance, self._policies_left)
         self._sets.take_over(set(self._policies_left), grants_left(self._instance))
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         """Policies, cgroups, interfaces, workloads: all that should hold holds after this."""
         self._files.watch()
         self._shelf.read()
         if self._plane:
             self._plane.begin()
         self._census.look()
+        await self._identities.ask_first(self._census.places(), _ASK_S)
         self._interfaces.begin()
         self._host.forget_replaced()
         changed = self._host.settle_all()

@@ -67,7 +67,7 @@ def _workload_view(bound: Bound, host: Host, tables: Tables, learnt: Learnt | No
         source=registration.source if registration else "subject",
         since=stamp(wall_of(bound.since_ns)),
         who=who_to_wire(host.assigning.who(bound.id)),
-        unknown=_text(host.assigning.identities.why_unknown(bound.id)),
+        unknown=_text(host.assigning.why_unknown(bound.id)),
         traffic=_traffic(bound, tables),
         rules=_rules(bound, wish),
         policy_id=bound.table_set.policy_id,

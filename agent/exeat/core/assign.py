@@ -88,21 +88,8 @@ class Roster:
         self._interfaces: Globs[list[Policy]] = Globs()
         self._labels: dict[tuple[str, str], list[Policy]] = {}
         self._by_who: list[Policy] = []  # for images, pods and sessions: few have one
-        self._asking: list[Policy] = []
         for policy in sorted(policies, key=lambda one: one.name):
-            if policy.subject.may_be_for_containers:
-                self._asking.append(policy)
             self._add(policy)
-
-    @property
-    def asks_who(self) -> bool:
-        """Whether containers must be known before it is decided what they are under."""
-        return any(policy.subject.is_for_containers for policy in self._asking)
-
-    @property
-    def may_ask_who(self) -> bool:
-        """The same, where there are containers at all: labels may also be meant for what is registered."""
-        return bool(self._asking)
 
     def policies_of(self, candidate: Candidate) -> tuple[Policy, ...]:
         """The policies that match a candidate, by name."""

@@ -13,8 +13,18 @@ def read_identity(kept: Any) -> Identity:
     )
 
 
-def _container(*, runtime: str, id: str, name: str, image: str, images: Any, labels: Any) -> Container:  # noqa: A002
-    return Container(_text(runtime), _text(id), _text(name), _text(image), tuple(map(_text, images)), _labels(labels))
+def _container(
+    *,
+    runtime: str,
+    id: str,
+    name: str,
+    image: str,
+    images: Any,
+    labels: Any,
+    doubtful: Any = (),  # noqa: A002
+) -> Container:
+    names = tuple(map(_text, images))
+    return Container(_text(runtime), _text(id), _text(name), _text(image), names, _labels(labels), _labels(doubtful))
 
 
 def _pod(*, namespace: str, name: str, uid: str, labels: Any) -> Pod:

@@ -1,5 +1,6 @@
 """What people call a workload, put together, and as a verdict's line of JSON carries it. Pure."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -40,8 +41,8 @@ def name_from(identity: Identity | None) -> str:
         return ""
     container, pod = identity.container, identity.pod
     if pod:
-        return "/".join(("pod", pod.namespace, pod.name, *([container.name] if container else [])))[:WHO_TEXT_MAX]
-    return f"{container.runtime}/{container.name}"[:WHO_TEXT_MAX] if container else ""
+        return _short("/".join(("pod", pod.namespace, pod.name, *([container.name] if container else []))))
+    return _short(f"{container.runtime}/{container.name}") if container else ""
 
 
 def who_of(name: str, path: str, identity: Identity | None, session: Session | None, labels: Mapping[str, str]) -> Who:
@@ -96,6 +97,14 @@ def _known(who: Who) -> Who:
 def _told(labels: Mapping[str, Any]) -> Labels:
     told = [(key, value) for key, value in sorted(labels.items()) if not key.startswith(_UNTOLD)]
     return tuple((_clean(key), _clean(value)) for key, value in told[:WHO_LABELS_MAX])
+
+
+def _short(name: str) -> str:
+    """No two long names become one: what stands for the rest of each is its own."""
+    if len(name) > WHO_TEXT_MAX:
+        mark = "~" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
+        name = name[: WHO_TEXT_MAX - len(mark)] + mark
+    return _clean(name)
 
 
 def _clean(text: str) -> str:

@@ -15,6 +15,7 @@ class Container:
     image: str  # as it was asked for
     images: tuple[str, ...] = ()  # every name that the image has, digests too
     labels: Labels = ()
+    doubtful: Labels = ()  # that the image brings too: nobody can tell who meant them
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@
     GET /images/ID/json        all names of that image, and the labels that it brings
 
 Labels that come with the image are not the container's own: whoever makes images would choose them, and with them the
-policies that select by labels. Docker mixes both; here the image's are left out, as CRI leaves them out.
+policies that select by labels. Docker mixes both; here the image's are left out, as CRI leaves them out, and told as
+doubtful: an image must not take its container out of a policy either, by bringing the very label that selects it.
 
-cri-dockerd keeps what CRI needs in labels: pod and sandbox of a container, and the pod's own labels at its sandbox.
+cri-dockerd keeps what CRI needs in labels: pod and sandbox of a container, and the pod's own labels at its sandbox. Who
+may give containers labels could write the same: it counts only in the cgroup that the kubelet made for this pod.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from exeat.core.cgroup_names import name_of
 from exeat.core.runtime_words import ANSWER_MAX, WITHIN_S, images_of, labels_of, plain_text
 from exeat.errors import ExeatError
 from exeat.model.identity import Container, Identity, Labels, Pod
@@ -59,25 +62,29 @@ class DockerRuntime:
         if isinstance(image_id := told.get("Image"), str) and _IMAGE_ID.fullmatch(image_id):
             found = await self._get(f"/images/{image_id}/json")
             image, is_known = found or {}, found is not None
+        every = labels_of(settings.get("Labels"))
         labels = labels_of(settings.get("Labels"), _mapping(image.get("Config")).get("Labels")) if is_known else ()
+        doubtful = tuple(label for label in every if label not in labels)
         name = plain_text(told.get("Name")).removeprefix("/")
         asked = plain_text(settings.get("Image"))
         names = images_of(image.get("RepoTags") or (), image.get("RepoDigests") or ())
-        container = Container(self.name, container_id, name, asked, names, labels)
-        return await self._with_pod(container, dict(labels))
+        container = Container(self.name, container_id, name, asked, names, labels, doubtful)
+        return await self._with_pod(container, dict(labels), _pod_uid(told))
 
-    async def _with_pod(self, container: Container, labels: dict[str, str]) -> Identity:
-        """As cri-dockerd tells it, if it made the container."""
+    async def _with_pod(self, container: Container, labels: dict[str, str], uid: str) -> Identity:
+        """As cri-dockerd tells it, if it made the container. `uid`: of the pod in whose cgroup it is."""
         if _POD + "name" not in labels or _POD + "namespace" not in labels:
+            return Identity(container)
+        if not uid or labels.get(_POD + "uid") != uid:
             return Identity(container)
         if labels.get(_KIND) == _SANDBOX:
             return Identity(None, _pod(labels, container.labels))
         pods: Labels = ()
         if _ID.fullmatch(sandbox_id := labels.get(_SANDBOX_ID, "")) and (told := await self._container(sandbox_id)):
-            pods = labels_of(_mapping(told.get("Config")).get("Labels"))
+            pods = labels_of(_mapping(told.get("Config")).get("Labels")) if _pod_uid(told) == uid else ()
         named = Container(
             container.runtime, container.id, labels.get(_CONTAINER_NAME) or container.name, container.image,
-            container.images, container.labels,
+            container.images, container.labels, container.doubtful,
         )  # fmt: skip
         return Identity(named, _pod(labels, pods))
 
@@ -130,6 +137,12 @@ class DockerRuntime:
 
 def _mapping(told: object) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
+
+
+def _pod_uid(told: dict[str, Any]) -> str:
+    """Of the pod in whose cgroup the kubelet had it made; empty: in none."""
+    parent = _mapping(told.get("HostConfig")).get("CgroupParent")
+    return name_of(parent).pod_uid if isinstance(parent, str) else ""
 
 
 def _pod(container: dict[str, str], sandbox: Labels) -> Pod:

@@ -1,6 +1,7 @@
-"""Whether a cgroup that looks like a container's can be one: who could have made it."""
+"""Who could have made a cgroup that looks like a container's, and a socket that looks like its runtime's."""
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -16,3 +17,23 @@ def is_made_by_root(directory: Path) -> bool:
     except FileNotFoundError:
         return False
     return parent.st_uid == 0 and not parent.st_mode & 0o022
+
+
+def why_not_roots(socket: Path) -> str:
+    """Why somebody else than root may answer there, as a sentence; empty: nobody may.
+
+    Whoever answers says which containers fall under which policy. What has gone is told by who asks there.
+    """
+    try:
+        where = socket.resolve()
+        own, above = os.stat(where), os.stat(where.parent)
+    except (OSError, RuntimeError):  # RuntimeError: symlinks in a circle
+        return ""
+    others = own.st_uid or above.st_uid
+    if not others and not (above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX):
+        return ""
+    whose = f"user {others}" if others else "everybody"
+    return (
+        f"{socket} is not root's alone: {whose} could answer there and say who containers are. Name the socket of a "
+        "runtime that root runs, in a directory of root's, or write `off` for it under `spec.runtimes`"
+    )

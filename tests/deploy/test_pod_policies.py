@@ -1,0 +1,272 @@
+"""Real pods of containerd under policies by namespace and label: each container is a workload in the pod's namespace.
+
+Verdicts, workloads and metrics tell pod, namespace and uid; a kubelet's restart, a silent runtime and a new agent
+change nothing of what is judged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bed import run_in
+from bed.container_wire import connect
+from bed.containerd import Containerd, CriContainer, CriPod, containerd_daemon, missing_containerd
+from deploy.container_stage import (
+    Door,
+    denials_of,
+    furnish,
+    has_tools,
+    knock,
+    open_container_stage,
+    policy_for,
+    reach,
+    soon,
+)
+from e2e.agent_stage import AgentStage
+from exeat.core.sandbox_labels import NAME_HASH, name_hash
+
+IMAGE = "ghcr.io/acme/agent:1.0"
+OTHER = "ghcr.io/acme/other:1.0"
+KNOWN_S = 1.0  # from a container's cgroup to its policy
+_TRIES = 3  # the machine may have something else to do
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def cri() -> Iterator[Containerd]:
+    """One daemon, two images."""
+    if missing := missing_containerd() or has_tools():
+        pytest.skip(missing)
+    with containerd_daemon() as cri:
+        cri.image(IMAGE)
+        cri.image(OTHER)
+        yield cri
+
+
+@pytest.fixture(scope="module")
+def opened(cri: Containerd) -> Iterator[tuple[AgentStage, Door]]:
+    """One agent, which knows containerd; a policy for pods, one for an image inside of them."""
+    with open_container_stage(cri=cri.socket) as (stage, door):
+        pods = "pods: {namespace: ml, matchLabels: {app: coder}}"
+        stage.write("coder", policy_for(stage, pods))
+        other = 'pods: {namespace: ml}, images: ["ghcr.io/acme/other"]'
+        stage.write("other", policy_for(stage, other, "b.shop.test", name="other"))
+        stage.start()
+        yield stage, door
+
+
+@pytest.fixture
+def stage(opened: tuple[AgentStage, Door]) -> AgentStage:
+    """With no packet counted yet."""
+    stage, _ = opened
+    stage.shop.reset()
+    stage.evil.reset()
+    return stage
+
+
+@pytest.fixture
+def door(opened: tuple[AgentStage, Door]) -> Iterator[Door]:
+    """Open again after the test."""
+    yield opened[1]
+    opened[1].open()
+
+
+@pytest.fixture
+def pods(cri: Containerd, stage: AgentStage) -> Iterator[Pods]:
+    """They go after the test."""
+    pods = Pods(cri, stage)
+    yield pods
+    for pod in pods.made:
+        pod.remove()
+
+
+class Pods:
+    """Pods with a way to the hosts."""
+
+    def __init__(self, cri: Containerd, stage: AgentStage) -> None:
+        self.made: list[CriPod] = []
+        self._cri = cri
+        self._stage = stage
+
+    def __call__(self, name: str, namespace: str = "ml", **labels: str) -> CriPod:
+        """One more."""
+        pod = self._cri.pod(name, namespace, labels)
+        self.made.append(pod)
+        connect(self._stage.bed, pod.pid, next(_numbers))
+        return pod
+
+
+def started(pod: CriPod, name: str = "main", image: str = IMAGE) -> CriContainer:
+    """A container that asks for names as it should."""
+    container = pod.run(image, name=name, tools=True)
+    furnish(container)
+    return container
+
+
+def views(stage: AgentStage) -> dict[str, dict[str, Any]]:
+    """Those of the workloads that are pods, by name."""
+    found = {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
+    return {name: view for name, view in found.items() if name.startswith("pod/")}
+
+
+def known(stage: AgentStage, *names: str) -> None:
+    """Waits until these are workloads."""
+    soon(lambda: set(names) <= views(stage).keys())
+
+
+def knock_from_sandbox(cri: Containerd, pod: CriPod, address: str) -> str:
+    """A connection by somebody in the sandbox's own cgroup: its process itself does nothing."""
+    script = (
+        "import errno, socket\n"
+        "try:\n"
+        f"    socket.create_connection(({address!r}, 7), 5).sendall(b'x'); print('through')\n"
+        "except OSError as e:\n"
+        "    print(errno.errorcode.get(e.errno or 0, repr(e)))\n"
+    )
+    procs = cri.daemon.directory_of(pod.cgroup) / "cgroup.procs"
+    enter = ["sh", "-ec", f'echo $$ >{procs}; exec nsenter --net=/proc/{pod.pid}/ns/net "$@"', "sh"]
+    done = subprocess.run([*enter, sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done
+    return done.stdout.strip()
+
+
+def test_a_policy_by_pod_is_enforced_for_each_container_in_the_pods_namespace(
+    cri: Containerd, stage: AgentStage, pods: Pods
+) -> None:
+    """Names through gates that stand side by side; the neighbours by label and by namespace are free."""
+    coder = pods("coder-1", app="coder")
+    main, side = started(coder), started(coder, "side", OTHER)
+    stranger = started(pods("stranger", app="other"))
+    abroad = started(pods("coder-1", "prod", app="coder"))
+    known(stage, "pod/ml/coder-1/main", "pod/ml/coder-1/side", "pod/ml/coder-1")
+    assert reach(main, "a.shop.test") == "a.shop.test"
+    assert reach(main, "b.shop.test") == "curl 6"  # no such name, for it
+    assert reach(side, "b.shop.test") == "b.shop.test"  # of the same namespace, by the policy for its image
+    assert reach(main, "a.evil.test") == reach(side, "a.evil.test") == "curl 6"
+    assert knock(main, stage.shop) == "shop"
+    assert knock(main, stage.evil) == knock(side, stage.evil) == "EPERM"
+    assert knock_from_sandbox(cri, coder, stage.evil.address4) == "EPERM"
+    assert stage.evil.count().connections == 0
+    assert knock_from_sandbox(cri, coder, stage.shop.address4) == "through"
+    assert knock(stranger, stage.evil) == knock(abroad, stage.evil) == "evil"  # the same way, without a policy
+    assert set(views(stage)) == {"pod/ml/coder-1", "pod/ml/coder-1/main", "pod/ml/coder-1/side"}
+
+
+def test_pod_and_namespace_are_told_everywhere(stage: AgentStage, pods: Pods) -> None:
+    """In verdicts, in `exeat workloads`, in the metrics; an agent-sandbox by its name."""
+    coder = pods("sand-1", app="coder", **{NAME_HASH: name_hash("sand-1")})
+    main = started(coder)
+    known(stage, "pod/ml/sand-1/main")
+    view = views(stage)["pod/ml/sand-1/main"]
+    its = {"namespace": "ml", "pod": "sand-1", "pod_uid": coder.uid, "container": "main", "sandbox": "sand-1"}
+    assert its.items() <= view["who"].items()
+    assert view["policies"] == ["coder"]
+    assert view["labels"]["app"] == "coder"
+
+    assert knock(main, stage.evil) == "EPERM"
+    soon(lambda: denials_of(stage, pod="sand-1"))
+    who = denials_of(stage, pod="sand-1")[-1]["who"]
+    assert (who["name"], who["namespace"], who["pod_uid"]) == ("pod/ml/sand-1/main", "ml", coder.uid)
+    assert (who["container"], who["container_id"], who["image"]) == ("main", main.id, IMAGE)
+    assert (who["sandbox"], who["labels"]["app"]) == ("sand-1", "coder")
+    shown = stage.exeat("workloads", "pod/ml/sand-1/main").stdout
+    assert f"ml/sand-1 ({coder.uid})" in shown
+    page = run_in(stage.bed, ["curl", "-s", "http://127.0.0.1:9469/metrics/workloads"]).stdout
+    info = next(line for line in page.splitlines() if "exeat_workload_info" in line and "sand-1/main" in line)
+    for label in ('namespace="ml"', 'pod="sand-1"', 'container="main"', 'sandbox="sand-1"', f'image="{IMAGE}"'):
+        assert label in info
+    assert knock(main, stage.shop) == "shop"
+    assert stage.evil.count().connections == 0
+
+
+def test_a_container_that_a_kubelet_starts_again_is_judged_under_its_new_id(stage: AgentStage, pods: Pods) -> None:
+    """The old one is no workload any more; the name is the same."""
+    first = started(pods("again", app="coder"))
+    name = "pod/ml/again/main"
+    known(stage, name)
+    before = views(stage)[name]["id"]
+    first.kill()
+    soon(lambda: name not in views(stage))
+    second = first.again()
+    furnish(second)
+    known(stage, name)
+    assert second.id != first.id
+    view = views(stage)[name]
+    assert view["id"] != before
+    assert view["who"]["container_id"] == second.id
+    assert reach(second, "a.shop.test") == "a.shop.test"
+    assert knock(second, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+
+
+def test_a_pod_of_which_containerd_has_not_told_yet_is_denied_everything(
+    stage: AgentStage, pods: Pods, door: Door
+) -> None:
+    """Then each falls under its own policy, or under none."""
+    door.shut()
+    late = started(pods("late", app="coder"))
+    foreign = started(pods("late-foreign", app="other"))
+    assert knock(late, stage.shop) == knock(foreign, stage.shop) == "EPERM"
+    assert reach(late, "a.shop.test").startswith("curl")
+    assert stage.shop.count().connections == 0
+    door.open()
+    known(stage, "pod/ml/late/main")
+    assert reach(late, "a.shop.test") == "a.shop.test"
+    assert knock(late, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+    soon(lambda: knock(foreign, stage.evil) == "evil")
+
+
+def test_a_new_agent_knows_its_pods_though_containerd_is_silent(stage: AgentStage, pods: Pods, door: Door) -> None:
+    """In between the kernel judges on."""
+    kept = started(pods("kept", app="coder"))
+    known(stage, "pod/ml/kept/main", "pod/ml/kept")
+    door.shut()
+    stage.kill()
+    assert knock(kept, stage.evil) == "EPERM"
+    assert knock(kept, stage.shop) == "shop"
+    stage.start()
+    assert views(stage)["pod/ml/kept/main"]["policies"] == ["coder"]
+    assert reach(kept, "a.shop.test") == "a.shop.test"
+    assert knock(kept, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+
+
+def test_a_container_is_under_its_policy_soon_after_its_cgroup_was_made(
+    cri: Containerd, stage: AgentStage, pods: Pods
+) -> None:
+    """Until then it is denied everything, which is no time to spend long in."""
+    pod = pods("quick", app="coder")
+    took: list[float] = []
+    for number in range(_TRIES):
+        born: list[float] = []
+        watching = threading.Thread(target=_note_birth, args=(cri.daemon.directory_of(pod.parent), born))
+        watching.start()
+        name = f"pod/ml/quick/c{number}"
+        pod.run(IMAGE, name=f"c{number}")
+        known(stage, name)
+        watching.join(20)
+        since = datetime.fromisoformat(views(stage)[name]["since"])
+        took.append(since.timestamp() - born[0])
+    print(f"from a cgroup to its policy: {', '.join(f'{one * 1000:.0f} ms' for one in took)}")
+    assert min(took) < KNOWN_S
+
+
+def _note_birth(parent: Path, born: list[float]) -> None:
+    before = {path.name for path in parent.iterdir()}
+    deadline = time.monotonic() + 15
+    while not {path.name for path in parent.iterdir() if path.is_dir()} - before:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.002)
+    born.append(time.time())
