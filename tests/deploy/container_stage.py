@@ -108,9 +108,7 @@ def _carry(source: socket.socket, sink: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def open_container_stage(
-    *, docker: Path | None = None, cri: Path | None = None
-) -> Iterator[tuple[AgentStage, Door]]:
+def open_container_stage(*, docker: Path | None = None, cri: Path | None = None) -> Iterator[tuple[AgentStage, Door]]:
     """The stage of an agent that knows this runtime and no other, and the door to it. No agent runs yet."""
     with open_agent_stage() as stage:
         runtime = docker or cri
