@@ -46,6 +46,7 @@ class Assigning:
     ) -> None:  # fmt: skip
         self.identities = identities
         self.sessions = sessions
+        self.own = ""  # the agent's own cgroup, which nobody judges: it would cut itself off
         self.clock_changes = 0  # ends are reckoned anew when the wall clock was set
         self._shelf = shelf
         self._wishes = wishes
@@ -71,7 +72,7 @@ class Assigning:
     def assigned(self, workload: int) -> Assigned | None:
         """What a cgroup or interface should be under; None: it is nobody's workload."""
         path = self._roll.path_of(workload)
-        if path is None:
+        if path is None or (path == self.own and path != "/"):
             return None
         wish = self._wishes.of(workload, path)
         registration = wish.registration

@@ -105,6 +105,16 @@ class Census:
             except OSError:  # it has gone, or is a threaded one, whose processes its parent lists
                 continue
 
+    def where_is(self, pid: int) -> str | None:
+        """The cgroup of a process, also for who is in a cgroup namespace of its own; None: it is not seen here."""
+        for path in self._ids:
+            try:
+                if str(pid) in (self.directory(path) / _PROCESSES_FILE).read_text().split():
+                    return path
+            except OSError:  # it has gone, or is a threaded one
+                continue
+        return None
+
     def close(self) -> None:
         """Looks no more."""
         self._inotify.close()

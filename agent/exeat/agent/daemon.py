@@ -195,6 +195,7 @@ class Daemon:
         if self._plane:
             self._plane.begin()
         self._census.look()
+        self._host.assigning.own = self._census.where_is(os.getpid()) or ""
         await self._identities.ask_first(self._census.places(), _ASK_S)
         self._interfaces.begin()
         self._host.forget_replaced()

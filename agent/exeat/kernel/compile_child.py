@@ -28,7 +28,20 @@ _IN_MEMORY = Path("/run")  # a tmpfs: 600 links take half a second on a disk
 
 
 def _load(request: dict[str, Any]) -> dict[str, str]:
-    """Loads and pins what it can; what was refused, and how."""
+    """Loads and pins what it can; what was refused, and how.
+
+    LLVM 19 (Debian 13) makes code of which the verifier sees no end, unless it is told to do less; what LLVM 14 makes
+    then is refused for other reasons. So what was refused is made once more, with less.
+    """
+    refused = _load_some(request, request["programs"], ())
+    if refused:
+        again = {name: types for name, types in request["programs"].items() if name in refused}
+        still = _load_some(request, again, ("-O1",))
+        refused = {name: why for name, why in refused.items() if name in still}
+    return refused
+
+
+def _load_some(request: dict[str, Any], programs: dict[str, Any], more: tuple[str, ...]) -> dict[str, str]:
     from bcc import BPF
 
     flags = [
@@ -36,6 +49,7 @@ def _load(request: dict[str, Any]) -> dict[str, str]:
         *(f"-D{member.replace('.', '_').upper()}={offset}" for member, offset in member_offsets(*_OFFSETS).items()),
         "-Wno-macro-redefined",
         "-Wno-unused-command-line-argument",
+        *more,
     ]
     try:
         module = BPF(text=request["text"], cflags=flags)
@@ -51,7 +65,7 @@ def _load(request: dict[str, Any]) -> dict[str, str]:
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the verifier takes a second in all, and runs on all cores
-        loading = {name: pool.submit(load, name, *types) for name, types in request["programs"].items()}
+        loading = {name: pool.submit(load, name, *types) for name, types in programs.items()}
         refusals = {name: loaded.result() for name, loaded in loading.items()}
     return {name: str(error) for name, error in refusals.items() if error}
 

@@ -25,7 +25,7 @@ def compile_and_pin(
         "programs": {program.name: (program.program_type, program.attach_type) for program in programs},
     }
     child = subprocess.run(
-        [sys.executable, "-m", "exeat.kernel.compile_child"],
+        [sys.executable, "-P", "-m", "exeat.kernel.compile_child"],  # -P: nothing of the directory where it is called
         input=json.dumps(request),
         capture_output=True,
         text=True,
