@@ -75,6 +75,11 @@ static __always_inline __u8 canonical_protocol(__u32 protocol) {
   return protocol == IPPROTO_ICMPV6 ? IPPROTO_ICMP : protocol;
 }
 
+/* It is for the gate, whomever it is meant for. */
+static __always_inline bool is_question(const struct flow *flow) {
+  return flow->port == bpf_htons(53) && (flow->protocol == IPPROTO_TCP || flow->protocol == IPPROTO_UDP);
+}
+
 static __always_inline __u32 destination_of(const struct flow *flow) {
   return ((__u32)flow->protocol << 16) | flow->port;
 }

@@ -18,6 +18,7 @@
 #include "judge.h"
 #include "judge_grant.h"
 #include "judge_name.h"
+#include "kernel_memory.h"
 #include "records.h"
 #include "hostname.h"
 #include "hello.h"

@@ -5,6 +5,7 @@
 #include "address.h"
 #include "count.h"
 #include "judge.h"
+#include "kernel_memory.h"
 
 /* What a hook has to tell beside the judgement. */
 struct telling {
@@ -66,8 +67,8 @@ static __always_inline void emit(const struct stamp *stamp, const struct standin
   __builtin_memset(event->pad2, 0, sizeof(event->pad2));
   if (telling->scratch && telling->name_length) {
     event->name_length = telling->name_length;
-    bpf_probe_read_kernel(event->name, ((telling->name_length - 1) & 255) + 1,
-                          &telling->scratch->hello[telling->name_at & (HELLO_MAX - 1)]);
+    read_kernel(event->name, ((telling->name_length - 1) & 255) + 1,
+                &telling->scratch->hello[telling->name_at & (HELLO_MAX - 1)]);
   }
   events.ringbuf_submit(event, 0);
 }

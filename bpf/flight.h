@@ -5,6 +5,7 @@
 
 #include "hello.h"
 #include "stamp.h"
+#include "kernel_memory.h"
 
 enum { WALK_MAX = 24 };                    /* records in one message before it is settled: clients write one or two */
 enum { WATCH_HEADER = RECORD_HEADER + 6 }; /* a record's header, and type, length and major version of a handshake */
@@ -51,7 +52,7 @@ static __always_inline enum flight walk_records(struct sk_msg_md *msg, const str
     if (stream) {
       if (read_stream(stream, at, header, want))
         return FLIGHT_REFUSED;
-    } else if (bpf_msg_pull_data(msg, at, at + want, 0) || bpf_probe_read_kernel(header, want, msg->data)) {
+    } else if (bpf_msg_pull_data(msg, at, at + want, 0) || read_kernel(header, want, msg->data)) {
       return FLIGHT_REFUSED;
     }
     length = (__u32)header[3] << 8 | header[4];

@@ -5,10 +5,6 @@
 
 #include "loopback.h"
 
-static __always_inline bool is_question(const struct flow *flow) {
-  return flow->port == bpf_htons(53) && (flow->protocol == IPPROTO_TCP || flow->protocol == IPPROTO_UDP);
-}
-
 /* Turns the destination into the gate's. 0: it has no listener here. */
 static __always_inline bool send_to_gate(struct bpf_sock_addr *ctx, struct stamp *stamp,
                                          const struct standing *standing, struct flow *flow) {

@@ -16,6 +16,7 @@
 #define ASKED_MAX 1048576 /* of all */
 #define GUEST_HOLDS 128   /* hellos of one guest that a server has not acknowledged; the next ones have to wait */
 #define HOLDS_MAX 8192    /* of all guests: 32 KiB of memory each, from when it is first needed */
+#define GUEST_TOLD 4096   /* denied frames of one guest that are told in a second: a fifth of the ring of verdicts */
 #define HOLD_SLACK 1024   /* never used: the verifier adds the longest piece to the highest place */
 #define LEARNT_V6_MAX 4
 
@@ -65,7 +66,7 @@ struct guest {
   __u32 holds;        /* where to look next for a hold that nobody has */
   __u32 hand;         /* where to look next for a place that can be taken again */
   __u32 asked;        /* how many places of asked_places were taken, going round */
-  __u32 pad;
+  __u32 told;         /* how many denied frames were told in which second: guest_told.h */
   __u8 mac[6];
   __u8 has_mac;
   __u8 pad2;

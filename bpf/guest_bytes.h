@@ -5,6 +5,7 @@
 
 #include "guest_flow.h"
 #include "guest_sum.h"
+#include "kernel_memory.h"
 
 enum { HOLD_TRIES = 16, STUCK_NS = 1000000000 };
 enum { BLOCK = 32, PIECE = 1024, SUM_PIECE = 512 /* the longest that bpf_csum_diff took before Linux 6.12 */ };
@@ -84,8 +85,8 @@ static __always_inline void append(struct hold *hold, const struct scratch *scra
     if (left > PIECE)
       left = PIECE;
     left = ((left - 1) & (PIECE - 1)) + 1;
-    bpf_probe_read_kernel(&hold->bytes[(hold->length + at) & (HOLD_BYTES - 1)], left,
-                          &scratch->hello[(from + at) & (HOLD_BYTES - 1)]);
+    read_kernel(&hold->bytes[(hold->length + at) & (HOLD_BYTES - 1)], left,
+                &scratch->hello[(from + at) & (HOLD_BYTES - 1)]);
   }
 }
 

@@ -2,11 +2,13 @@
 /* The table of connections: bounded for each guest, so that one that floods it disturbs no other. */
 #pragma once
 
+#include "guest_locks.h"
 #include "guest_state.h"
 
 enum { PLACE_TRIES = 8 };
 #define IDLE_NS 250000000ULL
 #define FOLLOWED_IDLE_NS 5000000000ULL
+
 static __always_inline void key_of(__u64 workload, const struct flow *flow, struct flow_key *ret) {
   ret->workload = workload;
   copy_address(ret->guest, flow->source);
@@ -76,19 +78,6 @@ static __always_inline bool take_new_place(struct guest *guest, const struct flo
     guest->flows = at.place + 1;
   }
   return 0;
-}
-
-/* For what a guest has but once, over all its flows. */
-static __always_inline bool lock_guest(__u64 workload) {
-  struct flow_key key = {.workload = workload};
-
-  return lock_flow(&key);
-}
-
-static __always_inline void unlock_guest(__u64 workload) {
-  struct flow_key key = {.workload = workload};
-
-  unlock_flow(&key);
 }
 
 /* Of the next few places, the one whose flow has ended, or else was unused longest. Under the guest's lock. */

@@ -6,10 +6,6 @@
 #include "guest_flow.h"
 #include "guest_owner.h"
 
-static __always_inline bool is_guest_question(const struct flow *flow) {
-  return flow->port == bpf_htons(53) && (flow->protocol == IPPROTO_TCP || flow->protocol == IPPROTO_UDP);
-}
-
 static __always_inline __u32 checksum_at(struct __sk_buff *skb, __u8 protocol) {
   return transport_at(skb) + (protocol == IPPROTO_TCP ? 16 : 6);
 }

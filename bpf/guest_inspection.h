@@ -115,8 +115,15 @@ static __always_inline void begin_walk(volatile struct walk *walk, const struct 
   walk->has_early_data = flow->stamp.has_early_data;
 }
 
-/* The buffer and the lock that an earlier step has taken. */
-static __always_inline bool resume_inspection(struct inspection *on, __u32 slot) {
+/* The buffer that on_guest_hello has claimed. */
+static __always_inline __u32 claimed_slot(const struct __sk_buff *skb) {
+  return skb->cb[SLOT] & (SCRATCHES - 1);
+}
+
+/* Finds what an earlier step has begun. 0: it has not. */
+static __always_inline bool resume(struct inspection *on) {
+  __u32 slot = claimed_slot(on->skb);
+
   on->scratch = scratches.lookup(&slot);
   if (!on->scratch)
     return 0;
@@ -126,11 +133,16 @@ static __always_inline bool resume_inspection(struct inspection *on, __u32 slot)
   return 1;
 }
 
-/* Goes on to the next step under the same lock, or gives lock and buffer back. */
-static __always_inline int end_step(struct inspection *on, __u32 slot, enum next next) {
-  struct __sk_buff *skb = on->skb;
+/* The bytes that are inspected; 0: they, or their flow, are not there any more. */
+static __always_inline struct hold *inspected(const struct inspection *on) {
+  return on->flow ? hold_of(&on->seen->key, on->flow) : 0;
+}
 
-  skb->cb[SLOT] = slot;
+/* Goes on to the next step under the same lock, or gives lock and buffer back. */
+static __always_inline int end_step(struct inspection *on, enum next next) {
+  struct __sk_buff *skb = on->skb;
+  __u32 slot = claimed_slot(skb);
+
   if (next == NEXT_BYTES)
     guest_steps.call(skb, STEP_BYTES);
   if (next == NEXT_WALK)

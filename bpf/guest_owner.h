@@ -2,7 +2,7 @@
 /* Whose an address is, and which ones a guest may take for its own. */
 #pragma once
 
-#include "guest_maps.h"
+#include "guest_locks.h"
 
 static __always_inline bool is_link_local(const __be32 *address) {
   return (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
@@ -70,9 +70,8 @@ static __always_inline bool take_for_guest(__u32 index, const __be32 *address, _
 /* The guest's own, or one that it may take now because nobody has it: then it is fixed. */
 static __always_inline bool is_guests(__u32 index, const struct interface *interface, struct guest *guest,
                                       const __be32 *address) {
-  struct flow_key lock = {.workload = INTERFACE_BIT | index}; /* no flow's: for what the guest learns */
+  __u64 workload = INTERFACE_BIT | index;
   __u32 *learnt, most = 1;
-  __u64 taken = 1;
   bool is_taken;
 
   if (is_owned(index, address, OWNER_GUEST))
@@ -89,10 +88,10 @@ static __always_inline bool is_guests(__u32 index, const struct interface *inter
     if (!is_within(interface->learn_v6, interface->learn_v6_bits, address))
       return 0;
   }
-  if (is_owned(index, address, OWNER_GATEWAY) || inspections.insert(&lock, &taken))
+  if (is_owned(index, address, OWNER_GATEWAY) || !lock_guest(workload))
     return 0;
   is_taken = take_for_guest(index, address, learnt, most);
-  inspections.delete(&lock);
+  unlock_guest(workload);
   return is_taken;
 }
 

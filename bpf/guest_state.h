@@ -39,17 +39,6 @@ static __always_inline int hold_back(__u8 reason) {
   return TC_ACT_SHOT;
 }
 
-/* One program at a time: who inspects a flow's bytes, judges it anew, or makes room by ending it. */
-static __always_inline bool lock_flow(const struct flow_key *key) {
-  __u64 taken = 1;
-
-  return inspections.insert((struct flow_key *)key, &taken) == 0;
-}
-
-static __always_inline void unlock_flow(const struct flow_key *key) {
-  inspections.delete((struct flow_key *)key);
-}
-
 static __always_inline __u64 tagged(__u32 first, __u32 value) {
   return (__u64)first << 32 | value;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "guest_segment.h"
+#include "kernel_memory.h"
 
 static __always_inline __u16 folded(__s64 sum) {
   sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff);
@@ -43,8 +44,8 @@ static __always_inline __u8 refuse_sum_place(struct __sk_buff *skb, __u8 protoco
 
   if (!is_summed_later(skb))
     return 0;
-  if (bpf_probe_read_kernel(ends, sizeof(ends), (void *)skb + SK_BUFF_HEAD) ||
-      bpf_probe_read_kernel(place, sizeof(place), (void *)skb + SK_BUFF_CSUM_START))
+  if (read_kernel(ends, sizeof(ends), (void *)skb + SK_BUFF_HEAD) ||
+      read_kernel(place, sizeof(place), (void *)skb + SK_BUFF_CSUM_START))
     return HELPER_FAILED;
   return ends[0] + place[0] == ends[1] + transport_at(skb) && place[1] == want ? 0 : BAD_CHECKSUM;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "stamp.h"
+#include "kernel_memory.h"
 
 /* Hold the message until so many bytes of it are there. Dropped, where the kernel can hold no more fragments: a pass
  * would let it go unread. */
@@ -30,7 +31,7 @@ static __always_inline bool is_in_step(struct sk_msg_md *msg, const struct stamp
   void *tcp = bpf_skc_to_tcp_sock(msg->sk);
   __u32 write_seq;
 
-  if (!tcp || bpf_probe_read_kernel(&write_seq, sizeof(write_seq), tcp + TCP_SOCK_WRITE_SEQ))
+  if (!tcp || read_kernel(&write_seq, sizeof(write_seq), tcp + TCP_SOCK_WRITE_SEQ))
     return 0;
   return write_seq - stamp->first_seq == stamp->passed;
 }

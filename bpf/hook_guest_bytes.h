@@ -67,12 +67,11 @@ static __always_inline enum fate judge_bytes(struct inspection *on) {
 
 int on_guest_bytes(struct __sk_buff *skb) {
   struct inspection on = {.skb = skb};
-  __u32 slot = skb->cb[SLOT] & (SCRATCHES - 1);
   enum next next = NEXT_DROP;
 
-  if (!resume_inspection(&on, slot))
+  if (!resume(&on))
     return TC_ACT_SHOT;
   if (on.flow && on.guest)
     next = end_segment(&on, judge_bytes(&on));
-  return end_step(&on, slot, next);
+  return end_step(&on, next);
 }

@@ -79,13 +79,12 @@ static __always_inline enum next judge_followed(struct inspection *on) {
 
 int on_guest_hello(struct __sk_buff *skb) {
   struct inspection on = {.skb = skb};
-  enum next next;
   __u32 slot = 0;
 
   on.scratch = claim_scratch(skb->ifindex, &slot);
   if (!on.scratch)
     return hold_back(BUSY);
+  skb->cb[SLOT] = slot;
   on.seen = clear_bench(skb, on.scratch);
-  next = judge_followed(&on);
-  return end_step(&on, slot, next);
+  return end_step(&on, judge_followed(&on));
 }

@@ -74,16 +74,15 @@ static __always_inline enum fate judge_held(struct inspection *on) {
 
 int on_guest_name(struct __sk_buff *skb) {
   struct inspection on = {.skb = skb};
-  __u32 slot = skb->cb[SLOT] & (SCRATCHES - 1);
-  enum next next = NEXT_DROP;
   struct hold *hold;
+  enum next next = NEXT_DROP;
 
-  if (!resume_inspection(&on, slot))
+  if (!resume(&on))
     return TC_ACT_SHOT;
-  hold = on.flow ? hold_of(&on.seen->key, on.flow) : 0;
+  hold = inspected(&on);
   if (hold)
     next = end_inspection(&on, hold, is_behind_cut(&on, hold) ? FATE_DROP : judge_held(&on));
   if (next == NEXT_PASS && on.flow->stamp.state == STATE_OPEN)
     drop_hold(&on.seen->key, on.flow);
-  return end_step(&on, slot, next);
+  return end_step(&on, next);
 }

@@ -148,7 +148,7 @@ int on_guest_out(struct __sk_buff *skb) {
       return hold_back(OUT_OF_ORDER); /* see is_answered */
   }
   if (!packet.reason) {
-    if (is_guest_question(&packet.flow)) {
+    if (is_question(&packet.flow)) {
       packet.reason =
           refuse_question(skb, guest, interface, &packet.flow, is_first || packet.flow.protocol == IPPROTO_UDP);
       if (!packet.reason) {

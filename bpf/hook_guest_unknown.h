@@ -3,6 +3,7 @@
 #pragma once
 
 #include "guest_judge.h"
+#include "guest_told.h"
 
 /* Reasons for which a sound packet is refused: who sent it is told. Nobody answers one that is not what it seems. */
 static __always_inline bool is_answered_to(__u8 reason) {
@@ -62,7 +63,7 @@ static __always_inline enum next judge_unknown(struct __sk_buff *skb, struct gue
       deny(judgement, TABLE_FULL);
   }
   if (judgement->outcome == DENY || (judgement->outcome == ALLOW && !asking.is_open)) {
-    if (!settle(&guest->stamp, standing, judgement, out, telling))
+    if (!settle_frame(guest, standing, judgement, out, telling))
       return refuse_guest(flow, &on->packet, &on->segment);
     if (judgement->outcome == DENY) {
       judgement->until_ns = NEVER;

@@ -32,14 +32,10 @@ static __always_inline enum fate walk_held(struct inspection *on, const struct h
 
 int on_guest_walk(struct __sk_buff *skb) {
   struct inspection on = {.skb = skb};
-  __u32 slot = skb->cb[SLOT] & (SCRATCHES - 1);
-  enum next next = NEXT_DROP;
   struct hold *hold;
 
-  if (!resume_inspection(&on, slot))
+  if (!resume(&on))
     return TC_ACT_SHOT;
-  hold = on.flow ? hold_of(&on.seen->key, on.flow) : 0;
-  if (hold)
-    next = end_inspection(&on, hold, walk_held(&on, hold));
-  return end_step(&on, slot, next);
+  hold = inspected(&on);
+  return end_step(&on, hold ? end_inspection(&on, hold, walk_held(&on, hold)) : NEXT_DROP);
 }

@@ -57,8 +57,7 @@ static __always_inline int inspect(struct sk_msg_md *msg, struct stamp *stamp, s
   else if (!hello.reason) {
     bool is_named = judgement.outcome == ASK_NAME;
 
-    judge_hello(names.sk_storage_get(msg->sk, 0, is_first ? BPF_SK_STORAGE_GET_F_CREATE : 0), &standing, &flow, scratch,
-                is_first, telling->started_ns, &judgement);
+    judge_hello(verified_name_of(msg, is_first), &standing, &flow, scratch, is_first, telling->started_ns, &judgement);
     if (walk->reason && is_named && judgement.outcome == ALLOW) {
       hello.reason = walk->reason;
       deny(&judgement, hello.reason);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "maps.h"
+#include "kernel_memory.h"
 
 enum record_type { RECORD_CCS = 20, RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_DATA = 23 };
 enum { CLIENT_HELLO = 1 };
@@ -21,8 +22,8 @@ static __always_inline int read_stream(const struct stream *stream, __u32 at, vo
   if (stream->skb)
     return bpf_skb_load_bytes(stream->skb, at, ret, length);
   if (stream->held) /* the mask is for the verifier: nobody reads behind `length` */
-    return bpf_probe_read_kernel(ret, length, &stream->held[(stream->start + at) & (HOLD_BYTES - 1)]);
-  return bpf_probe_read_kernel(ret, length, (void *)((__u64)stream->data + at));
+    return read_kernel(ret, length, &stream->held[(stream->start + at) & (HOLD_BYTES - 1)]);
+  return read_kernel(ret, length, (void *)((__u64)stream->data + at));
 }
 
 static __always_inline __u32 u16_at(const struct scratch *scratch, __u32 at) {

@@ -12,6 +12,7 @@
 
 #include "guest_abi.h"
 #include "guest_maps.h"
+#include "guest_locks.h"
 #include "count.h"
 #include "judge.h"
 #include "judge_grant.h"
@@ -34,6 +35,7 @@
 #include "guest_flow.h"
 #include "guest_gate.h"
 #include "guest_judge.h"
+#include "guest_told.h"
 #include "guest_bytes.h"
 #include "guest_inspection.h"
 #include "hook_guest_out.h"

@@ -27,7 +27,7 @@ HOSTS4, HOSTS6 = ipaddress.IPv4Network("203.0.113.0/24"), ipaddress.IPv6Network(
 FIRST_HOST = 10  # 203.0.113.10 and 2001:db8:2::a; those below are free for tests
 UPLINK_MAC, WIRE_MAC = "02:00:5e:00:53:01", "02:00:5e:00:53:02"
 
-_QUIET = {  # set before the veth is made, so that it starts with them
+QUIET = {  # set before the veth is made, so that it starts with them
     "net.ipv4.conf.default.rp_filter": 0,
     "net.ipv4.conf.all.rp_filter": 0,
     "net.ipv4.conf.all.forwarding": 0,  # a new namespace inherits the machine's, which may route
@@ -106,7 +106,7 @@ class Network:
 
     def _configure(self) -> None:
         for namespace in (self.client, self.hosts):
-            for key, value in _QUIET.items():
+            for key, value in QUIET.items():
                 namespace.sysctl(key, value)
         for key, value in _HOSTS.items():
             try:
@@ -150,6 +150,22 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def lay_line(inside: Namespace, outside: Namespace, device: str, networks: tuple[str, ...], macs: str = "") -> None:
+    """Join two namespaces: `eth0` inside, which has each network's second address, and a device outside.
+
+    That has the first ones, and is the way out. `macs`: both link addresses, with a blank between.
+    """
+    mac, outer_mac = (f"address {one} " for one in macs.split()) if macs else ("", "")
+    lines = [f"link set lo up\nlink add eth0 {mac}type veth peer name {device} {outer_mac}netns {outside.path}"]
+    ends = [(network[1], network[2], network) for network in map(ipaddress.ip_network, networks)]
+    nodad = {4: "", 6: " nodad"}
+    lines += [f"addr add {own}/{net.prefixlen} dev eth0{nodad[net.version]}" for _, own, net in ends]
+    lines += ["link set eth0 up", *(f"route add default via {first}" for first, _, _ in ends), ""]
+    ip_batch(inside, "\n".join(lines))
+    lines = [f"addr add {first}/{net.prefixlen} dev {device}{nodad[net.version]}" for first, _, net in ends]
+    ip_batch(outside, "\n".join([*lines, f"link set {device} up", ""]))
 
 
 def ip_batch(namespace: Namespace, lines: str) -> None:

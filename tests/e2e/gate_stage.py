@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bed import Bed, Finished, Host, Tcp, Tls, run_in
 from bed.namespace import Namespace
-from bed.network import ip_batch
+from bed.network import lay_line
 from bed.services import Zone
 from e2e.gatekeeper import fresh_resolver
 
@@ -31,22 +31,6 @@ BUILD = Path(__file__).parents[2] / "build" / "clients"  # `make clean` removes 
 BUILD_S = 300.0  # Go compiles its library once, without cgo
 LARGE, LARGE_COUNT = "large.shop.test", 50  # more than 512 bytes, less than 1232
 NOBODY4, NOBODY6 = "192.0.2.53", "2001:db8:53::53"  # no server is there: whoever answers is the gate
-
-# The way of a container to the hosts, beside the bed's own wire.
-_INSIDE = """\
-link set lo up
-link add eth0 type veth peer name container netns {hosts}
-addr add 198.51.100.130/30 dev eth0
-addr add 2001:db8:3::2/64 dev eth0 nodad
-link set eth0 up
-route add default via 198.51.100.129
-route add default via 2001:db8:3::1
-"""
-_OUTSIDE = """\
-addr add 198.51.100.129/30 dev container
-addr add 2001:db8:3::1/64 dev container nodad
-link set container up
-"""
 
 GO = """\
 package main
@@ -342,8 +326,7 @@ def open_gate_stage(bed: Bed) -> Iterator[GateStage]:
     container = Namespace()
     try:
         container.sysctl("net.ipv6.conf.default.accept_dad", 0)
-        ip_batch(container, _INSIDE.format(hosts=bed.network.hosts.path))
-        ip_batch(bed.network.hosts, _OUTSIDE)
+        lay_line(container, bed.network.hosts, "container", ("198.51.100.128/30", "2001:db8:3::/64"))
         with tempfile.TemporaryDirectory(prefix="exeat-gate-") as place:
             Path(place).chmod(0o755)
             yield GateStage(bed, shop, fresh_resolver(bed, zone), container, Path(place), make_clients())

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from bed import Bed, Dns, Host, Tcp
 from bed.namespace import Namespace
-from bed.network import ip_batch
+from bed.network import ip_batch, lay_line
 from e2e.gatekeeper import Said, ask_dns
 from e2e.guard import rule
 from exeat.agent.enforcer import Bound
@@ -45,20 +45,7 @@ from exeat.model.record import Record
 GATE4, GATE6 = (str(address) for address in GATE_ADDRESSES)
 GUEST4, GUEST6 = "198.51.100.130", "2001:db8:9::2"
 NOBODY4, NOBODY6 = "8.8.8.8", "2001:db8:53::53"  # servers that are nowhere: whoever answers is the gate
-_GUEST = """\
-link set lo up
-link add eth0 address 02:00:5e:00:53:10 type veth peer name tap0 address 02:00:5e:00:53:11 netns {host}
-addr add 198.51.100.130/28 dev eth0
-addr add 2001:db8:9::2/64 dev eth0 nodad
-link set eth0 up
-route add default via 198.51.100.129
-route add default via 2001:db8:9::1
-"""
-_HOST = """\
-addr add 198.51.100.129/28 dev tap0
-addr add 2001:db8:9::1/64 dev tap0 nodad
-link set tap0 up
-"""
+_NETWORKS, _MACS = ("198.51.100.128/28", "2001:db8:9::/64"), "02:00:5e:00:53:10 02:00:5e:00:53:11"
 _STRANGERS = f"""\
 route add 198.51.100.128/28 via 198.51.100.1
 route add 2001:db8:9::/64 via 2001:db8:1::1
@@ -173,8 +160,7 @@ def open_guest_stage() -> Iterator[GuestStage]:
         try:
             for namespace in (guest, bed.network.client):
                 namespace.sysctl("net.ipv6.conf.default.accept_dad", 0)
-            ip_batch(guest, _GUEST.format(host=bed.network.client.path))
-            ip_batch(bed.network.client, _HOST)
+            lay_line(guest, bed.network.client, "tap0", _NETWORKS, _MACS)
             ip_batch(bed.network.hosts, _STRANGERS)
             yield _built(bed, guest, instance, links)
         finally:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from bed import missing_capability
-from guest.stage import GuestGuard, Stage
+from exeat.interface_settings import GATE_ADDRESSES
+from exeat.kernel.local_addresses import put_on_loopback, take_off_loopback
+from guest.stage import GuestGuard, Recorder, Stage
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +32,28 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def judging(stage: Stage, guard: GuestGuard) -> Stage:
     """The same where `judged` works."""
     stage.guard = guard
     return stage
+
+
+@pytest.fixture(scope="module")
+def server4(stage: Stage) -> Recorder:
+    """A server of TLS over IPv4, as far as it knows."""
+    return stage.recorder(443)
+
+
+@pytest.fixture(scope="module")
+def gate_addresses(stage: Stage) -> Iterator[None]:
+    """Where gates listen is the host's own."""
+    router = stage.network.router
+    for address in GATE_ADDRESSES:
+        router.call(lambda address=address: put_on_loopback(address))
+    yield
+    for address in GATE_ADDRESSES:
+        router.call(lambda address=address: take_off_loopback(address))
 
 
 @pytest.fixture(autouse=True)

@@ -292,8 +292,8 @@ def run_out(stage: Stage, guest: Guest, frame: bytes) -> tuple[int, bytes]:
     return stage.network.router.call(lambda: run_frames(program, guest.index, [frame])[0])
 
 
-def run_frames(program: int, index: int, frames: Iterable[bytes]) -> list[tuple[int, bytes]]:
-    """The same of many, in this thread's network namespace."""
+def run_frames(program: int, index: int, frames: Iterable[bytes], repeat: int = 1) -> list[tuple[int, bytes]]:
+    """The same of many, each so often, in this thread's network namespace."""
     context = ctypes.create_string_buffer(_CONTEXT_BYTES)
     struct.pack_into("=I", context, _CONTEXT_IFINDEX_AT, index)
     ran = []
@@ -301,7 +301,7 @@ def run_frames(program: int, index: int, frames: Iterable[bytes]) -> list[tuple[
         given, out = ctypes.create_string_buffer(frame, len(frame)), ctypes.create_string_buffer(len(frame) + 256)
         options = libbpf._TestRunOptions(
             sz=ctypes.sizeof(libbpf._TestRunOptions), data_in=ctypes.addressof(given), data_out=ctypes.addressof(out),
-            data_size_in=len(frame), data_size_out=len(out), repeat=1, ctx_in=ctypes.addressof(context),
+            data_size_in=len(frame), data_size_out=len(out), repeat=repeat, ctx_in=ctypes.addressof(context),
             ctx_size_in=len(context),
         )  # fmt: skip
         libbpf._check(libbpf._LIB.bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run on_guest_out")

@@ -25,7 +25,7 @@ from typing import Any
 
 from bed import Bed
 from bed.namespace import Namespace
-from bed.network import HOSTS4, HOSTS6, Network, ip_batch
+from bed.network import HOSTS4, HOSTS6, QUIET, Network, ip_batch
 from e2e.guard import Guard, Workload
 from exeat.kernel.guest_abi import INTERFACE_BIT
 from exeat.kernel.guest_hooks import GuestHooks
@@ -128,11 +128,8 @@ class GuestNetwork(Network):
         self.router = self._open()
         self.guests = [Guest(number, self._open() if number else self.client) for number in range(GUESTS)]
         for one in (self.router, *(guest.namespace for guest in self.guests), self.hosts):
-            for key in ("net.ipv4.conf.default.rp_filter", "net.ipv4.conf.all.rp_filter",
-                        "net.ipv6.conf.default.accept_dad", "net.ipv6.conf.default.accept_ra",
-                        "net.ipv6.conf.default.router_solicitations", "net.ipv4.conf.all.forwarding",
-                        "net.ipv4.conf.default.forwarding", "net.ipv6.conf.all.forwarding"):  # fmt: skip
-                one.sysctl(key, 0)
+            for key, value in QUIET.items():
+                one.sysctl(key, value)
         for key in ("net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding", "net.ipv6.conf.all.forwarding"):
             self.router.sysctl(key, 1)
         for key in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit", "net.ipv4.conf.all.send_redirects"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ import pytest
 from bed.sniffer import Sniffer
 from e2e.guard import rule
 from exeat.model.verdicts import Verdict
-from guest.packets import ACK, FIN, PSH, RST, SYN, VNET, Ends, RawClient, RawLink, Segment, checksum, tcp_frame
+from guest.packets import ACK, FIN, MOD, PSH, RST, SYN, VNET, Ends, RawClient, RawLink, Segment, checksum, tcp_frame
 from guest.stage import WAYS_MAC, WIRE_MAC, Guest, GuestWorkload, Recorder, Stage
 from guest.test_desync import ALLOWED, has_name, named
 from guest.tricks import EVIL, EVIL_HELLO, GOOD, GOOD_HELLO, NAME
@@ -28,15 +29,8 @@ BEHIND_THE_NAME = NAME + len(GOOD)
 
 
 @pytest.fixture(scope="module")
-def server4(stage: Stage) -> Recorder:
-    """A server of IPv4."""
-    return stage.recorder(443)
-
-
-@pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server4: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(named(server4), rule(server4.address, protocol="icmp")) as workload:
+def _judged(judging: Stage, server4: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(named(server4), rule(server4.address, protocol="icmp")) as workload:
         yield workload
 
 
@@ -143,23 +137,26 @@ def reset_far_behind(stage: Stage, server: Recorder, guest: Guest) -> RawClient:
     (heard,) = [one for one in server.look() if one.port == client.source_port]
     assert heard.sock
     heard.sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20)
-    acknowledged, data = client.expected, bytes(4 << 20)
-    for _ in range(2000):
+    acknowledged, data, answered = client.expected, bytes(4 << 20), client.peer_isn
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
         with suppress(BlockingIOError):
             heard.sock.send(data)
-        client.link.read()
-        if (client.expected - acknowledged) % (1 << 32) > 2 << 20:
+        # For a moment nothing is acknowledged: all that the server may have under way comes, more each time.
+        if client.link.wait(lambda since=acknowledged: (client.expected - since) % MOD > 2 << 20, 0.01):  # type: ignore[misc]
             break
         acknowledged = client.expected
         client.acknowledge()
+        client.peer_isn, client.got = (client.expected - 1) % MOD, b""  # it is much, and grows slowly by being copied
     server._selector.unregister(heard.sock)  # closed by its program, while much is still to be sent
     heard.sock.close()
     heard.sock = None
     client.link.read()
-    behind = (client.expected - acknowledged) % (1 << 32)
+    behind = (client.expected - acknowledged) % MOD
     assert behind > 1 << 20
     client.send(Segment(MORE, at=client.acked, ack=-behind))
     assert client.link.wait(lambda: bool(client.resets))
+    client.peer_isn = answered
     client.link.send(segment(client, EVIL_HELLO))
     client.link.read()
     return client

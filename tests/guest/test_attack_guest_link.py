@@ -24,10 +24,9 @@ GROUP, ALL = "239.1.2.3", "255.255.255.255"
 
 
 @pytest.fixture(scope="module")
-def judged(stage: Stage, guard: object) -> Iterator[GuestWorkload]:
+def judged(judging: Stage) -> Iterator[GuestWorkload]:
     """Guest 0; what it may do elsewhere does not matter."""
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(rule("203.0.113.250", ports=(7,))) as workload:
+    with judging.judged(rule("203.0.113.250", ports=(7,))) as workload:
         yield workload
 
 

@@ -110,15 +110,8 @@ class Volley:
 
 
 @pytest.fixture(scope="module")
-def server4(stage: Stage) -> Recorder:
-    """A server of IPv4."""
-    return stage.recorder(443)
-
-
-@pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server4: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(named(server4), rule(server4.address, protocol="udp", ports=(7,))) as workload:
+def _judged(judging: Stage, server4: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(named(server4), rule(server4.address, protocol="udp", ports=(7,))) as workload:
         yield workload
 
 
@@ -141,6 +134,17 @@ def connected(stage: Stage, server: Recorder) -> RawClient:
     return client
 
 
+def connections(stage: Stage, judged: GuestWorkload, server: Recorder) -> Iterator[tuple[int, RawClient, bytes, bytes]]:
+    """One after the other, each with a hello in two parts; at the end, one more is as good as any."""
+    for turn in range(TRIES):
+        if turn % 40 == 0:
+            server.forget()
+            judged.told()
+        yield turn, connected(stage, server), *wrapped(turn)
+    client = connected(stage, server)
+    assert client.push(GOOD_HELLO)
+
+
 def test_a_syn_while_a_segment_is_read_makes_it_no_begin(
     stage: Stage, judged: GuestWorkload, server4: Recorder
 ) -> None:
@@ -148,12 +152,7 @@ def test_a_syn_while_a_segment_is_read_makes_it_no_begin(
     volley = Volley(opened(stage.guests[0]))
     reached = 0
     with beside(volley.work):
-        for turn in range(TRIES):
-            if turn % 40 == 0:
-                server4.forget()
-                judged.told()
-            begin, rest = wrapped(turn)
-            client = connected(stage, server4)
+        for turn, client, begin, rest in connections(stage, judged, server4):
             client.send(Segment(begin))
             rest_of_it = client.frame(Segment(rest + DATA * 3, at=len(begin), piece=1400))
             volley.fire(
@@ -166,8 +165,6 @@ def test_a_syn_while_a_segment_is_read_makes_it_no_begin(
             assert not reads_evil(server4, client), turn
             reached += begin in all_read(server4, client)
     assert reached > TRIES / 2
-    client = connected(stage, server4)
-    assert client.push(GOOD_HELLO)
 
 
 def test_a_begin_is_not_forgotten_while_the_server_speaks(
@@ -184,12 +181,7 @@ def test_a_begin_is_not_forgotten_while_the_server_speaks(
 
     reached = 0
     with beside(speak):
-        for turn in range(TRIES):
-            if turn % 40 == 0:
-                server4.forget()
-                judged.told()
-            begin, rest = wrapped(turn)
-            client = connected(stage, server4)
+        for turn, client, begin, rest in connections(stage, judged, server4):
             back = Ends(
                 network.mac, network.gateway_mac, client.destination, client.source, client.port, client.source_port
             )
@@ -206,8 +198,6 @@ def test_a_begin_is_not_forgotten_while_the_server_speaks(
             assert not reads_evil(server4, client), turn
             reached += begin in all_read(server4, client)
     assert reached > TRIES / 2
-    client = connected(stage, server4)
-    assert client.push(GOOD_HELLO)
 
 
 class Ring:

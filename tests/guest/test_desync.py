@@ -29,21 +29,14 @@ def named(*servers: Recorder, hosts: tuple[str, ...] = (GOOD,)) -> Rule:
 
 
 @pytest.fixture(scope="module")
-def server4(stage: Stage) -> Recorder:
-    """A server of IPv4."""
-    return stage.recorder(443)
-
-
-@pytest.fixture(scope="module")
 def server6(stage: Stage) -> Recorder:
     """A server of IPv6."""
     return stage.recorder(443, stage.network.next_addresses()[1])
 
 
 @pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server4: Recorder, server6: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(named(server4, server6)) as workload:
+def _judged(judging: Stage, server4: Recorder, server6: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(named(server4, server6)) as workload:
         yield workload
 
 

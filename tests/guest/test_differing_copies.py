@@ -17,10 +17,10 @@ from exeat.kernel.guest_abi import GUEST_HOLDS
 from exeat.model.verdicts import Reason, Verdict
 from guest.packets import ACK, PSH, Offload, RawClient, Segment, spread
 from guest.stage import GuestWorkload, Recorder, Stage
-from guest.test_desync import ALLOWED, has_name, judged, named, server4
+from guest.test_desync import ALLOWED, has_name, judged, named
 from guest.tricks import EVIL, EVIL_HELLO, GOOD_HELLO, NAME
 
-__all__ = ["judged", "server4"]
+__all__ = ["judged"]
 
 DIFFERING = (Verdict.DROPPED, Reason.DIFFERING_COPY)
 MORE = b"\x17\x03\x03\x00\x20" + bytes(32)
@@ -28,9 +28,8 @@ OFFLOADS = pytest.mark.parametrize("offload", Offload, ids=lambda one: one.name.
 
 
 @pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server4: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(named(server4)) as workload:
+def _judged(judging: Stage, server4: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(named(server4)) as workload:
         yield workload
 
 

@@ -54,21 +54,21 @@ def timed() -> Iterator[list[float]]:
     took.append(time.monotonic() - began)
 
 
-def dial(address: str, port: int, data: bytes = b"") -> tuple[str, float]:
+def dial(address: str, port: int, data: bytes = b"", kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[str, float]:
     """By the guest's own kernel: the name of the error and how long it took; "" if there was none."""
     began = time.monotonic()
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    sock.settimeout(1)
-    try:
-        sock.connect((address, port))
-        if data:
-            began = time.monotonic()
-            sock.sendall(data)
-            sock.recv(100)
-    except TimeoutError:
-        return "TIMEOUT", time.monotonic() - began
-    except OSError as error:
-        return errno.errorcode[error.errno or 0], time.monotonic() - began
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
+        sock.settimeout(1)
+        try:
+            sock.connect((address, port))
+            if data:
+                began = time.monotonic()
+                sock.sendall(data)
+                sock.recv(100)
+        except TimeoutError:
+            return "TIMEOUT", time.monotonic() - began
+        except OSError as error:
+            return errno.errorcode[error.errno or 0], time.monotonic() - began
     return "", time.monotonic() - began
 
 

@@ -25,15 +25,8 @@ MORE = b"\x17\x03\x03\x00\x20" + bytes(32)
 
 
 @pytest.fixture(scope="module")
-def server4(stage: Stage) -> Recorder:
-    """A server of IPv4."""
-    return stage.recorder(443)
-
-
-@pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server4: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(
+def _judged(judging: Stage, server4: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(
         named(server4), rule("203.0.113.0/24", hosts=("good.test", FIRST, SECOND), protocol="tls"),
         rule("203.0.113.0/24", ports=(7,)),
     ) as workload:  # fmt: skip

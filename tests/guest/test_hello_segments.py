@@ -35,9 +35,8 @@ def server(stage: Stage) -> Recorder:
 
 
 @pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: object, server: Recorder) -> Iterator[GuestWorkload]:
-    stage.guard = guard  # type: ignore[assignment]
-    with stage.judged(naming(GOOD)) as workload:
+def _judged(judging: Stage, server: Recorder) -> Iterator[GuestWorkload]:
+    with judging.judged(naming(GOOD)) as workload:
         yield workload
 
 

@@ -30,7 +30,7 @@ from guest.link_frames import (
     udp_datagram,
 )
 from guest.packets import ACK, FIN, GSO_NONE, NEEDS_CSUM, PSH, RST, SYN, VNET
-from guest.stage import GuestGuard, GuestWorkload, Stage
+from guest.stage import GuestWorkload, Stage
 
 SECRET = b"what nobody may hear"
 PORT, STREAM = 5000, 7
@@ -216,15 +216,14 @@ def server(stage: Stage) -> Host:
 
 
 @pytest.fixture(scope="module")
-def _judged(stage: Stage, guard: GuestGuard, server: Host) -> Iterator[GuestWorkload]:
-    stage.guard = guard
+def _judged(judging: Stage, server: Host) -> Iterator[GuestWorkload]:
     own = server.address4, server.address6
     rules = (
         rule(*own, "::/0", "0.0.0.0/0", protocol="udp", ports=(PORT,)),
         rule(*own, ports=(STREAM,)),
         rule(*own, protocol="icmp"),
     )
-    with stage.judged(*rules) as workload:
+    with judging.judged(*rules) as workload:
         yield workload
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +20,6 @@ from exeat.kernel import libbpf
 from exeat.kernel.entries import GATE_PRIORITY
 from exeat.kernel.grants import GateTables
 from exeat.kernel.guest_abi import GUEST_ASKED, AskedKey
-from exeat.kernel.local_addresses import put_on_loopback, take_off_loopback
 from exeat.model.networks import mapped
 from exeat.model.policy import ALL_PORTS
 from exeat.model.verdicts import Reason, Verdict
@@ -48,7 +45,9 @@ from guest.link_frames import (
 )
 from guest.packets import NEEDS_CSUM, VNET, Offload, RawClient, Segment, checksum
 from guest.stage import Guest, GuestWorkload, Stage
+from guest.test_flows import dial
 
+pytestmark = pytest.mark.usefixtures("gate_addresses")
 PASSED = 0xFFFFFFFF
 NOBODY = {4: "8.8.8.8", 6: "2001:db8:53::53"}
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
@@ -95,16 +94,6 @@ def line(judging: Stage, server: Host) -> Line:
     """Guest 0's end."""
     server.reset()
     return Line.of(judging.guests[0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _addresses(stage: Stage) -> Iterator[None]:
-    router = stage.network.router
-    for address in GATE_ADDRESSES:
-        router.call(lambda address=address: put_on_loopback(address))
-    yield
-    for address in GATE_ADDRESSES:
-        router.call(lambda address=address: take_off_loopback(address))
 
 
 @contextmanager
@@ -346,22 +335,6 @@ def test_a_stream_that_nobody_saw_begin_is_reset(judging: Stage, line: Line, ver
 # Where there is no gate
 
 
-def ask_for_real(address: str, kind: socket.SocketKind) -> tuple[str, float]:
-    """By the guest's kernel: the error's name, and how long it took; "" if it was answered."""
-    began = time.monotonic()
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
-        sock.settimeout(1)
-        try:
-            sock.connect((address, 53))
-            sock.send(b"who is")
-            sock.recv(100)
-        except TimeoutError:
-            return "TIMEOUT", time.monotonic() - began
-        except OSError as error:
-            return errno.errorcode[error.errno or 0], time.monotonic() - began
-    return "", time.monotonic() - began
-
-
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 @pytest.mark.parametrize("why", ["none opened", "its sockets closed", "nowhere to listen", "somebody else there"])
@@ -377,14 +350,15 @@ def test_without_a_gate_a_question_is_refused_at_once(
             GateTables(guard.instance, line.guest.workload).close(gate.listeners.network)
         elif why == "its sockets closed":
             gate.listeners.close()
-        error, took = call_in(judging, lambda: ask_for_real(NOBODY[version], kind))
+        error, took = call_in(judging, lambda: dial(NOBODY[version], 53, b"who is", kind))
         assert (error, took < AT_ONCE_S) == (refusal, True)
         assert told_soon(gate.workload)[:1] == [(Verdict.ERROR, Reason.NO_GATE)]
         if why != "its sockets closed":
             assert gate.asked(version) == []
             with pytest.raises(BlockingIOError):
                 gate.tcp(version).accept()
-        error, took = call_in(judging, lambda: ask_for_real(server.address6 if version == 6 else server.address4, kind))
+        address = server.address6 if version == 6 else server.address4
+        error, took = call_in(judging, lambda: dial(address, 53, b"who is", kind))
         assert (error, took < AT_ONCE_S) == (refusal, True)
         assert server.count().is_untouched
 

@@ -7,7 +7,7 @@ from exeat.agent.enforcer import Bound
 from exeat.agent.guest_places import GateEnds, place_of
 from exeat.agent.guest_said import GuestSaid
 from exeat.dns.listeners import network_cookie
-from exeat.errors import Refused, StatusWord
+from exeat.errors import ExeatError, Refused, StatusWord
 from exeat.interface_settings import InterfaceSettings
 from exeat.kernel.guest_hooks import GuestHooks
 from exeat.kernel.guests import AddressTaken, GuestPlace, GuestTables
@@ -52,7 +52,7 @@ class Guests:
         self._put(index, place)
         try:
             self._hooks.attach(index)
-        except BaseException:
+        except (ExeatError, OSError):
             if is_new:
                 self._places.pop(index)
                 self._tables.forget(index)

@@ -10,6 +10,7 @@ OWNER_GUEST, OWNER_GATEWAY = 1, 2
 GUEST_FLOWS = 8192
 GUEST_HOLDS = 128
 GUEST_ASKED = 4096
+GUEST_TOLD = 4096
 
 
 class Interface(Structure):
@@ -56,7 +57,7 @@ class Guest(Structure):
         ("holds", c_uint32),
         ("hand", c_uint32),
         ("asked", c_uint32),
-        ("pad", c_uint32),
+        ("told", c_uint32),
         ("mac", c_uint8 * 6),
         ("has_mac", c_uint8),
         ("pad2", c_uint8),
