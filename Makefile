@@ -5,13 +5,13 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc libbpf1 linux-libc-dev iproute2
-TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium golang-google-grpc-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git qemu-system-x86 busybox-static docker.io containerd runc containernetworking-plugins podman zsh fish mandoc man-db
+TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux strace bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium? golang-google-grpc-dev golang-google-protobuf-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git qemu-system-x86 busybox-static mmdebstrap docker.io containerd runc containernetworking-plugins podman zsh fish mandoc man-db mmdebstrap
 TESTERS := 3
 CLANG_FORMAT := clang-format --style=file
 
 .DEFAULT_GOAL := help
 PROTOS := $(wildcard proto/exeat/v1/*.proto)
-.PHONY: help setup run test lint bench fuzz vm clean
+.PHONY: help setup run test lint bench fuzz vm deb clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -67,6 +67,9 @@ fuzz: setup ## made-up hellos, DNS messages, API requests and logs, SECONDS_TO_R
 vm: setup ## the end-to-end tests on other kernels, in emulated machines
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/vm/requirements.lock
 	tests/vm/run.sh
+
+deb: setup ## Debian packages, in dist/
+	$(BIN)/python packaging/deb/build.py
 
 clean: ## remove what set-up and tests made below this directory
 	rm -rf $(VENV) agent/exeat/v1 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

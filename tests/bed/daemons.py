@@ -24,7 +24,7 @@ END_S = 10.0
 # stay there: the shims' sockets, and what runc knows of Podman's containers.
 _BEGIN = """
 echo $$ >"$1"
-mount -t cgroup2 none /sys/fs/cgroup
+[ -e /sys/fs/cgroup/cgroup.procs ] || mount -t cgroup2 none /sys/fs/cgroup
 mount --make-rshared /
 mkdir -p /run/containerd /run/runc
 mount -t tmpfs none /run/containerd

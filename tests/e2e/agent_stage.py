@@ -178,13 +178,15 @@ class AgentStage:
 
     def wait_until(self, is_so: Callable[[], bool], within_s: float = 5.0) -> float:
         """Waits for it; how long it took."""
-        began = time.monotonic()
+        began = asked = time.monotonic()
         while not is_so():
             if self.process and self.process.poll() is not None:
                 raise AssertionError(f"the agent ended with {self.process.returncode}: {self.said()}")
             if time.monotonic() - began > within_s:
                 raise AssertionError(f"not so within {within_s} s: {self.said()[-2000:]}")
-            time.sleep(0.005)
+            took_s = time.monotonic() - asked
+            time.sleep(max(0.005, min(took_s, 0.3)))  # a question that starts a program shall not keep a core busy
+            asked = time.monotonic()
         return time.monotonic() - began
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bed import start_in
 from bed.namespace import CLONE_NEWNET, Namespace, _libc
-from bed.network import ip_batch
+from bed.network import lay_line
 from e2e.agent_holder import hold
 from e2e.agent_stage import AgentStage, open_agent_stage, say
 from e2e.gatekeeper import fetch, look_up
@@ -19,19 +19,6 @@ from e2e.guard import remove_cgroup
 SOON_S = 1.0
 LEFT_S = 15.0  # a namespace without a process of the workload dies within that
 CONTAINERS = 20  # made to measure the first answer
-
-# The way of a container to the hosts, beside the bed's own wire.
-_INSIDE = """\
-link set lo up
-link add eth0 type veth peer name container netns {hosts}
-addr add 198.51.100.130/30 dev eth0
-link set eth0 up
-route add default via 198.51.100.129
-"""
-_OUTSIDE = """\
-addr add 198.51.100.129/30 dev container
-link set container up
-"""
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +54,7 @@ def container(stage: AgentStage) -> Iterator[Namespace]:
     assert not device_is_there(stage)
     namespace = Namespace()
     try:
-        ip_batch(namespace, _INSIDE.format(hosts=hosts.path))
-        ip_batch(hosts, _OUTSIDE)
+        lay_line(namespace, hosts, "container", ("198.51.100.128/30",))
         yield namespace
     finally:
         namespace.close()

@@ -31,9 +31,14 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def stage(build: dict[str, str]) -> Iterator[AgentStage]:
+def programs_kept() -> None:
+    """Asked for by tests that have nothing to do with programs and pins: those of the stage before are taken over."""
+
+
+@pytest.fixture
+def stage(build: dict[str, str], request: pytest.FixtureRequest) -> Iterator[AgentStage]:
     """A workload that a policy's subject names, and one that will be registered; no agent yet."""
-    with open_agent_stage(keeps_programs=False) as stage:
+    with open_agent_stage(keeps_programs="programs_kept" in request.fixturenames) as stage:
         stage.environment = dict(build)
         stage.write(
             "coder", stage.policy("coder", stage.rules(stage.shop), subject=stage.path(stage.cgroup("coder-1")))
@@ -77,6 +82,7 @@ def complaints(stage: AgentStage) -> str:
     return "\n".join(stage.json("status").get("complaints", []))
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_files_that_cannot_be_read_are_said_and_change_nothing(stage: AgentStage) -> None:
     """Of the state, whatever stands in them: the kernel knows who is judged, and by what."""
     state = stage.directory / "run" / "state"
@@ -103,6 +109,7 @@ def test_files_that_cannot_be_read_are_said_and_change_nothing(stage: AgentStage
     is_enforced(stage)
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stage: AgentStage) -> None:
     """Nobody knows whom the file meant: until it is mended, those who were judged are judged."""
     stage.start()
@@ -130,6 +137,7 @@ def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stag
     assert stage.evil.count().connections == 0
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_directories_that_vanish_are_made_anew(stage: AgentStage) -> None:
     """Changes and registrations go on; the agent after this one knows them."""
     stage.start()
@@ -147,6 +155,7 @@ def test_directories_that_vanish_are_made_anew(stage: AgentStage) -> None:
     is_enforced(stage)
 
 
+@pytest.mark.usefixtures("programs_kept")
 @pytest.mark.parametrize("which", ["run", "lib"])
 def test_a_full_disk_keeps_nobody_from_enforcing(stage: AgentStage, which: str) -> None:
     """What need not be kept is done and said; what must be kept is refused. With room again, all is well."""
@@ -174,6 +183,7 @@ def test_a_full_disk_keeps_nobody_from_enforcing(stage: AgentStage, which: str) 
         stage.kill()
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_what_ends_ends_also_when_the_disk_is_full(stage: AgentStage) -> None:
     """The end of a mode and of an allowance cannot be written down: it happens."""
     with small_disk(stage.directory / "run"):
@@ -190,6 +200,7 @@ def test_what_ends_ends_also_when_the_disk_is_full(stage: AgentStage) -> None:
         stage.kill()
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_the_wall_clock_may_jump(stage: AgentStage) -> None:
     """What ends by the clock ends when it says so, forward or back, also where it was set while nobody ran."""
     ahead = stage.directory / "ahead"
@@ -283,6 +294,7 @@ def test_some_pins_removed_while_nobody_runs_leave_no_gap(stage: AgentStage, par
         stage.wait_until(lambda: len(list(homes.glob(f"*/{INSTANCE}"))) == 1)
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_a_second_agent_refuses_and_harms_nobody(stage: AgentStage) -> None:
     """Also where both start in the same moment."""
     stage.start()

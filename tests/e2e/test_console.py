@@ -14,7 +14,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from exeat.plane import people
 from exeat.plane.parts import Plane
 from exeat.plane.policies import policies
-from plane.console_stage import Tokens, denial, fill, make_tokens, open_plane, report, serving
+from plane.console_fixtures import address, plane, tokens
+from plane.console_stage import Tokens, denial, report
+
+__all__ = ["address", "plane", "tokens"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 # axe-core is not shipped and not needed to build: whoever has it says where. The other tests look at much of the same.
@@ -45,27 +48,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
-    """With a fleet."""
-    with open_plane(tmp_path) as plane:
-        fill(plane.database)
-        yield plane
-
-
-@pytest.fixture
-def tokens(plane: Plane) -> Tokens:
-    """Of three people."""
-    return make_tokens(plane.database, plane.now_ns())
-
-
-@pytest.fixture
-def address(plane: Plane) -> Iterator[str]:
-    """Where it serves."""
-    with serving(plane) as address:
-        yield address
 
 
 @contextmanager

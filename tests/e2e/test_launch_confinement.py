@@ -412,7 +412,7 @@ def _comm_of_child(pid: int) -> str:
     for children in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         try:
             names.append(Path(f"/proc/{children}/cmdline").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # it has ended, before or while its file was read
             continue
     return " ".join(name.replace("\0", " ") for name in names if "launch_fixture" not in name)
 

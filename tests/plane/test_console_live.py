@@ -14,8 +14,11 @@ import pytest
 from exeat.model.verdicts import Reason, Verdict
 from exeat.plane import people
 from exeat.plane.parts import Plane
-from plane.console_stage import Tokens, denial, make_tokens, open_plane, report, serving
+from plane.console_fixtures import tokens
+from plane.console_stage import Tokens, denial, open_plane, report, serving
 from plane.console_visitor import Visitor, visiting, words
+
+__all__ = ["tokens"]
 
 _STREAM = re.compile(r'sse-connect="([^"]+)"')
 
@@ -25,12 +28,6 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
     """Without a fleet, but for who reports."""
     with open_plane(tmp_path) as plane:
         yield plane
-
-
-@pytest.fixture
-def tokens(plane: Plane) -> Tokens:
-    """Of three people."""
-    return make_tokens(plane.database, plane.now_ns())
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ from exeat.plane.policies.policies import Change, Plan
 from exeat.plane.web.headers import CSP
 from exeat.plane.web.pages import PAGES
 from exeat.v1 import plane_pb2
+from plane.console_fixtures import address, plane, tokens
 from plane.console_stage import (
     NASTY,
     Tokens,
     denial,
-    fill,
     join,
-    make_tokens,
     open_plane,
     report,
     serving,
@@ -31,33 +30,14 @@ from plane.console_stage import (
 )
 from plane.console_visitor import SAME_ORIGIN, Visitor, visiting, words
 
+__all__ = ["address", "plane", "tokens"]
+
 APPROVE = "/denials/approve?target=huggingface.example&workload=/agents.slice/coder-12.scope&policies=coding-agent"
 LOOKS = (
     "/nodes", "/nodes?state=refused&sort=-name&q=sandbox", "/nodes/sandbox-03", "/workloads", "/workloads?mode=open",
     "/workloads/one?node=sandbox-01&workload=coder-9", "/verdicts", "/verdicts?verdict=denied&to=.example",
     "/denials", "/denials?since=7d&sort=-count", "/policies", "/policies/coding-agent", "/rollouts", "/report",
 )  # fmt: skip
-
-
-@pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
-    """With a fleet."""
-    with open_plane(tmp_path) as plane:
-        fill(plane.database)
-        yield plane
-
-
-@pytest.fixture
-def tokens(plane: Plane) -> Tokens:
-    """Of three people."""
-    return make_tokens(plane.database, plane.now_ns())
-
-
-@pytest.fixture
-def address(plane: Plane) -> Iterator[str]:
-    """Where it serves."""
-    with serving(plane) as address:
-        yield address
 
 
 @pytest.fixture

@@ -16,8 +16,11 @@ from exeat.plane.settings import Oidc, WebDoor
 from exeat.plane.web import sessions
 from exeat.plane.web.attempts import TRIES
 from exeat.plane.web.sealing import seal_of
+from plane.console_fixtures import address, tokens
 from plane.console_stage import S, Tokens, make_tokens, open_plane, serving
 from plane.console_visitor import SAME_ORIGIN, visiting, words
+
+__all__ = ["address", "tokens"]
 
 OIDC = Oidc(
     user_header="X-Auth-User",
@@ -34,19 +37,6 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
     """Without a fleet."""
     with open_plane(tmp_path) as plane:
         yield plane
-
-
-@pytest.fixture
-def tokens(plane: Plane) -> Tokens:
-    """Of three people."""
-    return make_tokens(plane.database, plane.now_ns())
-
-
-@pytest.fixture
-def address(plane: Plane) -> Iterator[str]:
-    """Where it serves."""
-    with serving(plane) as address:
-        yield address
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from exeat.control.plane_files import read_credentials
 from exeat.control.plane_operations import PlaneOperations
 from exeat.control.plane_server import HEARD_MAX, SERVICE, PlaneServer, serve_plane
 from exeat.errors import ExeatError, KernelError, Refused, SocketError, StatusWord
-from exeat.settings import Listen, PlaneAccess
+from exeat.plane_access import PlaneAccess
+from exeat.settings import Listen
 from exeat.v1 import plane_pb2 as pb
 from plane.certificates import Authority, authority
 from plane.serving import ANY_PORT

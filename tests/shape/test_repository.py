@@ -7,7 +7,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 TOP = {
     ".ci", ".clang-format", ".gitignore", "LICENSE", "Makefile", "README.md", "agent", "bpf", "docs", "packaging",
-    "proto", "pyproject.toml", "requirements.lock", "tests",
+    "proto", "pyproject.toml", "requirements.lock", "tests", "vagrant",
 }  # fmt: skip
 
 

@@ -167,7 +167,7 @@ def test_limits_agree() -> None:
     assert entries.GRANT_SLOTS == grants.SLOTS
     text = (BPF / "guest_abi.h").read_text()
     limits = {word: int(number) for word, number in re.findall(r"#define (\w+) (\d+)\b", text)}
-    for name in ("LEARNT_V6_MAX", "GUEST_FLOWS", "GUEST_HOLDS", "GUEST_ASKED"):
+    for name in ("LEARNT_V6_MAX", "GUEST_FLOWS", "GUEST_HOLDS", "GUEST_ASKED", "GUEST_TOLD"):
         assert limits[name] == getattr(guest_abi, name), name
     assert f"INTERFACE_BIT (1ULL << {guest_abi.INTERFACE_BIT.bit_length() - 1})" in text
     assert {f"{table.upper()}_MAX": most for table, most in readings.GUEST_LIMITS.items()}.items() <= limits.items()
