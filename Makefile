@@ -5,7 +5,7 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc libbpf1 linux-libc-dev iproute2
-TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux strace bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium? golang-google-grpc-dev golang-google-protobuf-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git qemu-system-x86 busybox-static mmdebstrap docker.io containerd runc containernetworking-plugins podman zsh fish mandoc man-db mmdebstrap
+TEST_PACKAGES := curl openssl gnutls-bin wget nftables clang-format gcc libc6-dev util-linux strace bind9-dnsutils golang-go musl-tools nodejs dnsmasq-base postgresql chromium? golang-google-grpc-dev golang-google-protobuf-dev protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc git qemu-system-x86 busybox-static mmdebstrap buildah docker.io containerd runc containernetworking-plugins podman zsh fish mandoc man-db
 TESTERS := 3
 CLANG_FORMAT := clang-format --style=file
 

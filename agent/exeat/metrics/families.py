@@ -145,7 +145,8 @@ FAMILIES = (
     ),
     Family(
         "exeat_events_lost_total", Kind.COUNTER, (),
-        "Verdicts that fell but were not told: the ring was full, or a guest's share of it", _one(lambda of: of.lost_events()),
+        "Verdicts that fell but were not told: the ring was full, or a guest's share of it",
+        _one(lambda of: of.lost_events()),
     ),
     Family(
         "exeat_verdicts_unwritten_total", Kind.COUNTER, (),
