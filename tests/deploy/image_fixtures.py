@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from deploy.image_build import built_images, missing_for_images
 from exeat import __version__
 
 
-@functools.cache
 def images_of(places: pytest.TempPathFactory) -> dict[str, Path]:
     """An archive of each, or a skip; two minutes."""
     if missing := missing_containerd() or has_tools() or missing_for_images() or missing_capability():

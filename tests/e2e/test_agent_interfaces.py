@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bed.namespace import Namespace
-from e2e.agent_stage import INSTANCE, SETTINGS, START_S, AgentStage, open_agent_stage, say
+from e2e.agent_stage import INSTANCE, NO_RUNTIMES, SETTINGS, START_S, AgentStage, open_agent_stage, say
 from e2e.gatekeeper import look_up
 from e2e.guest_ends import Guest, Guests, guests_of
 from exeat.kernel.guest_abi import INTERFACE_BIT
@@ -28,7 +28,7 @@ def interface_policy(stage: AgentStage, name: str, pattern: str, rules: str) -> 
 def running() -> Iterator[AgentStage]:
     """One agent for the module, whose settings have it judge `vault-*` in any case."""
     with open_agent_stage() as stage:
-        (stage.directory / "exeat.yaml").write_text((SETTINGS + MANAGED).format(stage.directory))
+        (stage.directory / "exeat.yaml").write_text((SETTINGS + MANAGED).format(stage.directory, NO_RUNTIMES))
         stage.write("shop", stage.policy("shop", stage.rules(stage.shop), subject="/nowhere/shop"))
         web = stage.rules(stage.shop) + stage.names("a.shop.test")
         stage.write("taps", interface_policy(stage, "taps", "tap-*", web))

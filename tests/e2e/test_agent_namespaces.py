@@ -94,6 +94,7 @@ def quantiles(seconds: list[float]) -> str:
 def test_in_a_container_names_resolve_and_rules_hold(stage: AgentStage) -> None:
     """What is allowed arrives by the container's own wire; what is not does not."""
     cgroup = stage.cgroup("container")
+    stage.wait_until(lambda: stage.exeat("workloads", stage.path(cgroup), check=False).returncode == 0)
     with container(stage) as inside:
         assert stage.run(lambda: say(stage.shop.address4), cgroup, at=inside) == "hello"
         assert stage.run(lambda: say(stage.evil.address4), cgroup, at=inside) == "EPERM"
