@@ -17,7 +17,7 @@ from exeat.model.verdicts import Reason, Verdict
 
 KEYS = {
     "time", "verdict", "reason", "hook", "workload", "policy", "rule", "process", "protocol", "destination", "source",
-    "name", "bytes", "detail", "judged_us", "count", "evidence",
+    "name", "bytes", "detail", "judged_us", "count", "evidence", "who",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from exeat.cli.tables import plain
 from exeat.errors import AgentUnavailable, ExeatError, LaunchError, Refused, StatusWord
@@ -65,21 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a full disk can still be told
         return status
     except (ExeatError, OSError) as error:
-        _give_up_output()
+        _give_up(sys.stdout)
         if isinstance(error, BrokenPipeError) and options.command != "run":  # `exeat verdicts | head`
             return 128 + signal.SIGPIPE
         _complain(error)
         return _status_of(error, options.command)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        _give_up(sys.stderr)  # `exeat run ... 2>&1 | head -1`
 
 
-def _give_up_output() -> None:
+def _give_up(stream: TextIO) -> None:
     """What cannot be written now, the interpreter would try again at its end, and exit with a status of its own."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _status_of(error: Exception, command: str) -> int:
