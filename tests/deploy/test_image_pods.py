@@ -139,7 +139,7 @@ def test_the_pods_of_plane_and_agent_find_each_other(stage: Stage, pods: list[Ru
     pods[-1].remove()
     pods.append(stage.start(plane=True))  # without the policy in a file
     soon(lambda: stage.is_ready(pods[-1]), READY_S)
-    soon(lambda: reach(coder, "a.shop.test") == "a.shop.test")
+    soon(lambda: reach(coder, "a.shop.test") == "a.shop.test", READY_S)
     assert knock(coder, stage.shop) == "shop"
     denied(stage, coder)
     nodes = ("nodes", NODE_NAME, "-o", "json")
