@@ -167,6 +167,11 @@ def knock(container: Inhabited, host: Host, port: int = 7) -> str:
     return done.stdout.strip().removeprefix("I am ")
 
 
+def views(stage: AgentStage) -> dict[str, dict[str, Any]]:
+    """The workloads by name."""
+    return {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
+
+
 def denials_of(stage: AgentStage, **who: str) -> list[dict[str, Any]]:
     """Verdicts against workloads of which these names are told."""
     lines = stage.exeat("verdicts", "--since", "10m", "--verdict", "DROPPED", "-o", "json").stdout.splitlines()

@@ -27,6 +27,7 @@ from deploy.container_stage import (
     policy_for,
     reach,
     soon,
+    views,
 )
 from e2e.agent_stage import AgentStage
 
@@ -86,11 +87,6 @@ def started(
     connect(stage.bed, container.pid, next(_numbers))
     furnish(container)
     return container
-
-
-def views(stage: AgentStage) -> dict[str, dict[str, Any]]:
-    """The workloads by name."""
-    return {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
 
 
 def knocking(cgroup: Path, pid: int, address: str, user: int = 0) -> str:

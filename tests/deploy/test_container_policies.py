@@ -24,6 +24,7 @@ from deploy.container_stage import (
     policy_for,
     reach,
     soon,
+    views,
 )
 from e2e.agent_stage import AgentStage
 
@@ -79,11 +80,6 @@ def started(docker: Docker, stage: AgentStage, name: str, image: str = IMAGE, **
     return container
 
 
-def views(stage: AgentStage) -> dict[str, dict[str, object]]:
-    """The workloads by name."""
-    return {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
-
-
 def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: Docker, stage: AgentStage) -> None:
     """Allowed by name through the gate in its namespace; denied by name and by address; the neighbour is free."""
     coder = started(docker, stage, "coder-1", team="none")
@@ -99,7 +95,7 @@ def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: D
 
     view = views(stage)["docker/coder-1"]
     assert view["policies"] == ["coder"]
-    assert view["who"]["image"] == IMAGE  # type: ignore[index]
+    assert view["who"]["image"] == IMAGE
     assert view["labels"] == {"team": "none"}  # not those of the image, which its maker wrote
     soon(lambda: len(denials_of(stage, container="coder-1")) >= 2)
     told = denials_of(stage, container="coder-1")

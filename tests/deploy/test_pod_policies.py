@@ -32,6 +32,9 @@ from deploy.container_stage import (
     reach,
     soon,
 )
+from deploy.container_stage import (
+    views as every_view,
+)
 from e2e.agent_stage import AgentStage
 from exeat.core.sandbox_labels import NAME_HASH, name_hash
 
@@ -115,8 +118,7 @@ def started(pod: CriPod, name: str = "main", image: str = IMAGE) -> CriContainer
 
 def views(stage: AgentStage) -> dict[str, dict[str, Any]]:
     """Those of the workloads that are pods, by name."""
-    found = {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
-    return {name: view for name, view in found.items() if name.startswith("pod/")}
+    return {name: view for name, view in every_view(stage).items() if name.startswith("pod/")}
 
 
 def known(stage: AgentStage, *names: str) -> None:
