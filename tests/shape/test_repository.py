@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,6 +31,12 @@ def test_a_file_holds_one_idea() -> None:
             limit = 500
         if limit:
             assert len(path.read_text().splitlines()) <= limit, path
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by it, and collects only the first."""
+    names = Counter(path.name for path in tracked() if path.parts[0] == "tests" and path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_bpf_file_says_its_licence() -> None:

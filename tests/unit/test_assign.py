@@ -138,9 +138,9 @@ def test_500_policies_and_10000_cgroups_meet_within_half_a_second() -> None:
     policies = [Policy(f"p{n}", subject=subject) for n, subject in enumerate(subjects)]
     candidates = [Candidate(f"/agents.slice/team{n % 500}-{n}.scope") for n in range(9_000)]
     candidates += [Candidate(f"/kube/slice{n}/pod{n}") for n in range(1_000)]
-    began = time.perf_counter()
+    began = time.process_time()  # whatever else the machine has to do meanwhile
     roster = Roster(policies)
     found = [roster.policies_of(candidate) for candidate in candidates]
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
     assert [len(some) for some in found] == [1] * 9_500 + [0] * 500
     assert took_s < 0.5, f"{took_s:.3f} s"
