@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bed import start_in
-from bed.namespace import CLONE_NEWNET, Namespace, _libc
+from bed.namespace import CLONE_NEWNET, Namespace, _libc, enter
 from bed.network import lay_line
 from e2e.agent_holder import hold
 from e2e.agent_stage import AgentStage, open_agent_stage, say
@@ -122,6 +122,24 @@ def test_the_first_question_in_a_new_container_is_answered_soon(
     print(f"first answer in a new namespace: {quantiles(took)}; {denied} first questions were denied")
     record_property("first_answer_ms", [round(one * 1000, 1) for one in took])
     assert max(took) < SOON_S
+
+
+@pytest.mark.parametrize("moves_after_s", [0.0, 0.02, 0.1, 0.3])
+def test_a_process_that_moves_into_its_namespace_finds_its_gate_there(stage: AgentStage, moves_after_s: float) -> None:
+    """As a runtime's does: it enters the container's cgroup, then its namespace, and becomes the program later."""
+    cgroup, inside = stage.cgroup("moves"), Namespace()
+    inside.command("ip", "link", "set", "lo", "up")
+
+    def move_and_ask() -> list[str]:
+        time.sleep(moves_after_s)
+        enter(inside.fd)
+        time.sleep(moves_after_s + 0.2)
+        return look_up("a.shop.test")
+
+    try:
+        assert stage.run(move_and_ask, cgroup) == [stage.shop.address4]
+    finally:
+        inside.close()
 
 
 def test_a_loopback_that_comes_up_late_is_noticed(stage: AgentStage) -> None:

@@ -116,7 +116,7 @@ class Daemon:
         self._hub: Hub | None = None
         self._stop = asyncio.Event()
         self._looks = Looks(self._enforcer, self._census, self._interfaces.open_gate)
-        self._arrivals = Arrivals(self._host, self._looks.look_at_all)
+        self._arrivals = Arrivals(self._host, self._looks.follow)
         self._identities.news = self._arrivals.settle_soon
         application = Application(self._host, self._looks, self._applied)
         self._files = PolicyFiles(settings.policies, application, self._story)
@@ -248,7 +248,7 @@ class Daemon:
     def _cgroups_changed(self) -> None:
         news = self._census.read()
         self._arrivals.take(news)
-        self._looks.look_at_all({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
+        self._looks.follow({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
 
     def _interfaces_changed(self) -> None:
         self._arrivals.take(self._interfaces.read())

@@ -8,7 +8,10 @@ from exeat.agent.census import Census
 from exeat.agent.enforcer import Bound, Enforcer
 from exeat.agent.interface_ids import is_interface
 
-_LATER_S = (0.01, 0.03, 0.1, 0.3, 1.0)  # a container's loopback comes up after its first process
+_STEPS = 13
+# A runtime has a container's first process enter its cgroup, then its namespace, and later become the program; and its
+# loopback may come up after that. Each time it has been there half as long again it is looked for: for 2.6 seconds.
+_LATER_S = tuple(0.01 * 1.5**step for step in range(_STEPS))
 
 
 class Looks:
@@ -19,15 +22,23 @@ class Looks:
         self._census = census
         self._open_for_guest = open_for_guest
         self._own_namespace = os.stat("/proc/self/ns/net").st_ino
+        self._turns: dict[int, asyncio.TimerHandle] = {}  # of workloads that are followed
 
     def look(self, workload: int) -> None:
-        """Looks now, and in the next moments if somewhere it cannot listen yet."""
-        self._look(workload, _LATER_S)
+        """Looks now, and follows it if somewhere it cannot listen yet."""
+        if not self._look(workload):
+            self._follow(workload, _LATER_S)
 
     def look_at_all(self, workloads: Iterable[int]) -> None:
         """The same for several."""
         for workload in list(workloads):
             self.look(workload)
+
+    def follow(self, workloads: Iterable[int]) -> None:
+        """Looks now and in the next moments after those whose first processes may be on their way somewhere else."""
+        for workload in list(workloads):
+            self._look(workload)
+            self._follow(workload, _LATER_S)
 
     def look_where(self, workload: int, pids: Iterable[int]) -> bool:
         """Has the gate listen wherever these processes are; whether that is so now."""
@@ -57,14 +68,23 @@ class Looks:
                 self.look_where(workload, pids)
                 self._leave(bound, pids)
 
-    def _look(self, workload: int, later_s: tuple[float, ...]) -> None:
+    def _look(self, workload: int) -> bool:
         bound = self._enforcer.bound.get(workload)
         if bound is None:
-            return
-        pids = () if is_interface(workload) else self._census.pids(bound.path)
-        is_done = self.look_where(workload, pids)
-        if later_s and not is_done:
-            asyncio.get_running_loop().call_later(later_s[0], self._look, workload, later_s[1:])
+            return True
+        return self.look_where(workload, () if is_interface(workload) else self._census.pids(bound.path))
+
+    def _follow(self, workload: int, later_s: tuple[float, ...]) -> None:
+        before = self._turns.pop(workload, None)
+        if before:
+            before.cancel()
+        if later_s and workload in self._enforcer.bound:
+            loop = asyncio.get_running_loop()
+            self._turns[workload] = loop.call_later(later_s[0], self._look_again, workload, later_s[1:])
+
+    def _look_again(self, workload: int, later_s: tuple[float, ...]) -> None:
+        is_done = self._look(workload)
+        self._follow(workload, () if is_done and is_interface(workload) else later_s)
 
     def _leave(self, bound: Bound, pids: Iterable[int]) -> None:
         """Where nobody of the workload was seen twice in a row, its gate ends."""
