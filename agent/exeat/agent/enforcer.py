@@ -144,16 +144,22 @@ class Enforcer:
                 diagnoses.update(bound.house.diagnoses())
         return self._swept(policy_ids, diagnoses) if policy_ids else 0
 
-    def cut_flow(self, workload: int, destroy: Callable[[Diagnosis], bool]) -> None:
-        """Ends one connection, in whichever of the workload's namespaces it is. Called by the events' thread."""
-        bound = None if is_interface(workload) else self.bound.get(workload)
+    def cut_flow(self, workload: int, destroy: Callable[[Diagnosis], bool]) -> bool:
+        """Ends one connection, in whichever of the workload's namespaces it is; whether it was found in one.
+
+        There is none of a guest on this host to be found. Called by the events' thread.
+        """
+        if is_interface(workload):
+            return True
+        bound = self.bound.get(workload)
         for diagnosis in bound.house.diagnoses().values() if bound else ():
             try:
                 if destroy(diagnosis):
-                    return
+                    return True
             except (OSError, KernelError) as error:
                 if not isinstance(error, OSError) or error.errno != errno.EBADF:  # else the namespace was just left
                     raise
+        return False
 
     def tick(self, now_ns: int) -> None:
         """Follows what the kernel does by the clock: connections of rules that have ended end."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from exeat.agent.endings import Endings
 from exeat.agent.enforcer import Enforcer
 from exeat.agent.sets import Sets
 from exeat.audit.log import VerdictLog
@@ -87,6 +88,7 @@ class Hub:
         self._sets = sets
         self._log = log
         self._heed = heed
+        self._endings = Endings(self._end)
         self._ring = EventRing(instance.map("events"))
         self._from_gates: deque[Record] = deque()
         self._unheard = 0
@@ -140,8 +142,10 @@ class Hub:
     def _run(self) -> None:
         try:
             while not self._is_ending:
-                select.select([self._ring.fileno(), self._wake], [], [], _WAIT_S)
+                wait_s = self._endings.wait_s(time.monotonic(), _WAIT_S)
+                select.select([self._ring.fileno(), self._wake], [], [], wait_s)
                 self._drain()
+                self._endings.end_waiting(time.monotonic())
             self._drain()
         except (ExeatError, OSError, ValueError) as error:
             self.failure = error
@@ -182,10 +186,11 @@ class Hub:
         elif event.reason in QUARANTINING:
             self._heed.quarantined(event.workload, Reason(event.reason))
         if must_end(event):
-            self._cut(event)
+            self._endings.end(event, time.monotonic())
 
-    def _cut(self, event: Event) -> None:
+    def _end(self, event: Event) -> bool:
         try:
-            self._enforcer.cut_flow(event.workload, lambda diagnosis: end(event, diagnosis))
+            return self._enforcer.cut_flow(event.workload, lambda diagnosis: end(event, diagnosis))
         except (KernelError, OSError) as error:
             self.failure = error
+            return True
