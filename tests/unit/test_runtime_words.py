@@ -9,7 +9,6 @@ import pytest
 from exeat.core.runtime_words import (
     IMAGES_MAX,
     KEY_MAX,
-    LABELS_MAX,
     NAME_MAX,
     VALUE_MAX,
     images_of,
@@ -27,10 +26,11 @@ def test_labels_are_sorted_and_what_cannot_be_kept_is_left_out() -> None:
     assert labels_of(said) == (("a", ""), ("b", "2"), ("fits", "x" * VALUE_MAX), ("new\nline", "\x1b[31m"))
 
 
-def test_of_too_many_labels_the_first_by_name_are_kept() -> None:
-    """The same ones each time."""
-    labels = labels_of({f"{number:05}": "v" for number in range(5 * LABELS_MAX)})
-    assert [key for key, _ in labels] == [f"{number:05}" for number in range(LABELS_MAX)]
+def test_however_many_labels_there_are_none_drives_out_another() -> None:
+    """The one by which a policy selects may come last."""
+    labels = labels_of({f"{number:05}": "v" for number in range(5000)} | {"zone": "sandbox"})
+    assert len(labels) == 5001
+    assert labels[-1] == ("zone", "sandbox")
 
 
 def test_what_is_the_same_elsewhere_is_left_out() -> None:

@@ -88,13 +88,15 @@ class Assigning:
             own = self._own_policy(registration)
             text_hash = hashlib.sha256(registration.policy_text.encode()).hexdigest()
             found[own.name] = (own, text_hash)
+        mode = self._mode_until_known(workload, path) or _strictest(self._doubtful(workload, path))
         if not found:
             is_managed = not wish.is_empty or self._roll.is_managed(path)
-            mode = Mode.ENFORCE if is_managed else self._mode_until_known(workload, path)
-            mode = mode or _strictest(self._doubtful(workload, path))
+            mode = Mode.ENFORCE if is_managed else mode
             if mode is None:
                 return None
             found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload", mode=mode), "")
+        elif mode in _STRICT and not any(effective_mode(policy, name) in _STRICT for policy, _ in found.values()):
+            found[NOBODYS] = (Policy(NOBODYS, reason="a stricter policy may be for this workload", mode=mode), "")
         policies = tuple(found[one][0] for one in sorted(found))
         parts = [(one, found[one][1], effective_mode(found[one][0], name)) for one in sorted(found)]
         allowances = [(one.id, one.destination, one.until_ns) for one in wish.allowances]

@@ -26,7 +26,7 @@ from exeat.whole_files import write_whole
 
 _AGAIN_S = (0.05, 0.1, 0.3, 1.0, 2.0, 5.0)  # then the last one again and again
 _CRI = CriRuntime.name
-_DENIED_TIMES = 4  # so often every runtime must say that it is not its own, before it is let go
+_DENIED_TIMES = 4  # so often in a row every runtime must say that it is not its own, before it is let go
 _DENIED_MAX = 8  # so often it is asked then, in all
 _AT_ONCE = 8  # questions to one runtime: that it is slow keeps nobody waiting who is another's
 
@@ -219,7 +219,7 @@ class Identities:
                 known.identity, known.why = identity, ""
                 return
         if why:
-            known.why = why
+            known.why, known.denied = why, 0  # who fails now may be the one that knows; and this is told
         else:
             known.denied += 1
             known.why = "no runtime of this host knows it"

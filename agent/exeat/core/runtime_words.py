@@ -6,7 +6,6 @@ from exeat.model.identity import Labels
 
 ANSWER_MAX = 1 << 20  # bytes
 WITHIN_S = 2.0  # for one container, all questions together
-LABELS_MAX = 256  # of one container or pod; the first by name
 KEY_MAX = 512  # characters; Kubernetes allows 317, Docker any
 VALUE_MAX = 1024  # Kubernetes allows 63
 NAME_MAX = 512  # of a container, a pod or an image; Kubernetes allows 253, an image's name with its digest has some 330
@@ -28,7 +27,10 @@ def plain_text(said: object, most: int = NAME_MAX) -> str:
 
 
 def labels_of(said: object, without: object = None) -> Labels:
-    """By name. What cannot be kept is left out, so that no policy selects by it; and what is the same in `without`."""
+    """By name. What cannot be kept is left out, so that no policy selects by it; and what is the same in `without`.
+
+    All others, however many: who adds labels must not drive out the one by which a policy selects.
+    """
     if not isinstance(said, Mapping):
         return ()
     others = without if isinstance(without, Mapping) else {}
@@ -37,7 +39,7 @@ def labels_of(said: object, without: object = None) -> Labels:
         for key, value in said.items()
         if plain_text(key, KEY_MAX) and plain_text(value, VALUE_MAX) == value and others.get(key) != value
     ]
-    return tuple(sorted(kept)[:LABELS_MAX])
+    return tuple(sorted(kept))
 
 
 def images_of(*said: object) -> tuple[str, ...]:

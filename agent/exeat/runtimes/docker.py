@@ -69,19 +69,24 @@ class DockerRuntime:
         asked = plain_text(settings.get("Image"))
         names = images_of(image.get("RepoTags") or (), image.get("RepoDigests") or ())
         container = Container(self.name, container_id, name, asked, names, labels, doubtful)
-        return await self._with_pod(container, dict(labels), _pod_uid(told))
+        return await self._with_pod(container, dict(every), _pod_uid(told))
 
     async def _with_pod(self, container: Container, labels: dict[str, str], uid: str) -> Identity:
-        """As cri-dockerd tells it, if it made the container. `uid`: of the pod in whose cgroup it is."""
+        """As cri-dockerd tells it, if it made the container. `uid`: of the pod in whose cgroup it is.
+
+        The kubelet writes these labels over an image's; that an image brings the same one makes it no other pod.
+        """
         if _POD + "name" not in labels or _POD + "namespace" not in labels:
             return Identity(container)
         if not uid or labels.get(_POD + "uid") != uid:
             return Identity(container)
         if labels.get(_KIND) == _SANDBOX:
             return Identity(None, _pod(labels, container.labels))
-        pods: Labels = ()
-        if _ID.fullmatch(sandbox_id := labels.get(_SANDBOX_ID, "")) and (told := await self._container(sandbox_id)):
-            pods = labels_of(_mapping(told.get("Config")).get("Labels")) if _pod_uid(told) == uid else ()
+        sandbox_id = labels.get(_SANDBOX_ID, "")
+        sandbox = await self._container(sandbox_id) if _ID.fullmatch(sandbox_id) else None
+        if sandbox is None or _pod_uid(sandbox) != uid:
+            raise self._cannot_say("it does not tell the sandbox of a pod's container")
+        pods = labels_of(_mapping(sandbox.get("Config")).get("Labels"))
         named = Container(
             container.runtime, container.id, labels.get(_CONTAINER_NAME) or container.name, container.image,
             container.images, container.labels, container.doubtful,
@@ -90,7 +95,7 @@ class DockerRuntime:
 
     async def _container(self, container_id: str) -> dict[str, Any] | None:
         told = await self._get(f"/containers/{container_id}/json")
-        if told and told.get("Id") != container_id:  # it takes names too
+        if told is not None and told.get("Id") != container_id:  # it takes names too
             raise self._cannot_say("it answers for another container than it was asked for")
         return told
 
