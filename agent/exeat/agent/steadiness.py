@@ -6,6 +6,15 @@ import os
 import resource
 
 _DESCRIPTORS = 65_536  # half a megabyte of the kernel's memory; a guest needs six
+_LIMIT = 131_072  # as packaging/exeat.service has it, for where nobody could say so: in a pod
+
+
+def allow_descriptors(most: int = _LIMIT) -> None:
+    """As many as the hard limit lets it have: each workload needs four, and a runtime may give 1,024 in all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def steady() -> None:

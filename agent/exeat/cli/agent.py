@@ -39,6 +39,9 @@ def act(options: argparse.Namespace) -> int:
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # a dozen threads would each have one, and a megabyte unused in it
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write of each broken connection
     from exeat.agent.daemon import Daemon
+    from exeat.agent.steadiness import allow_descriptors
+
+    allow_descriptors()
 
     async def run() -> None:
         await Daemon(settings).run()
