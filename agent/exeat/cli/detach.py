@@ -26,6 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "Commands under it are never let go: they must have ended, or --force ends them.",
     )
     parser.add_argument("--force", action="store_true", help="end the commands that still run under exeat")
+    parser.add_argument("--config", type=Path, default=DEFAULT_FILE, metavar="FILE", help="settings of the agent")
     parser.set_defaults(act=act)
 
 
@@ -44,7 +45,7 @@ def act(options: argparse.Namespace) -> int:
     for name in instances():
         remove_instance(name)
         print(f"detached {name}")
-    for address in clear_loopback(DEFAULT_FILE):
+    for address in clear_loopback(options.config):
         print(f"took {address} off lo")
     return 0
 

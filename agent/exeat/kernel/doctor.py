@@ -1,9 +1,11 @@
 """Tries on this very host everything that enforcement needs, and says what it costs to lack it."""
 
+import errno
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from exeat.kernel.source import build_header_tree
 from exeat.kernel.tcx import has_tcx
 from exeat.model.networks import MAPPED_PREFIX
 
+_NO_CGROUPS = "not mounted, or only a part of it is seen here: in the agent's container say `exeat-agent doctor`"
+_UNTRIED = "not tried: cgroups can only be read here"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -33,9 +38,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Every feature, one after the other; what cannot be tried for lack of another is missing too."""
-    yield _try(
-        "cgroup2", "everything: workloads are cgroups", lambda: str(_need(mount_point("cgroup2"), "not mounted"))
-    )
+    yield _try("cgroup2", "everything: workloads are cgroups", lambda: str(_need(mount_point("cgroup2"), _NO_CGROUPS)))
     yield _try("cgroup.kill", "`exeat run` could not end what a command leaves behind", _cgroup_kill)
     yield _try("BPF file system", "everything: enforcement could not outlive the agent", lambda: str(bpf_root()))
     yield _try("UAPI headers", "everything: programs are compiled on the host (linux-libc-dev)", _headers)
@@ -59,13 +62,28 @@ def _need(value: object | None, complaint: str) -> object:
 
 
 def _cgroup_kill() -> str:
-    root = mount_point("cgroup2")
-    cgroup = Path(tempfile.mkdtemp(prefix="exeat-doctor-", dir=root))
-    try:
+    with _own_cgroup() as cgroup:
+        if cgroup is None:
+            return _UNTRIED
         (cgroup / "cgroup.kill").write_text("1")
+    return "works"
+
+
+@contextmanager
+def _own_cgroup() -> Iterator[Path | None]:
+    """One to try something on. None: those of this place can only be read, as the agent's container sees the node's."""
+    root = str(_need(mount_point("cgroup2"), _NO_CGROUPS))
+    try:
+        cgroup = Path(tempfile.mkdtemp(prefix="exeat-doctor-", dir=root))
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        yield None
+        return
+    try:
+        yield cgroup
     finally:
         cgroup.rmdir()
-    return "works"
 
 
 def _headers() -> str:
@@ -111,17 +129,15 @@ def _guest_programs(instance: Instance) -> Iterator[Finding]:
 
 
 def _links(instance: Instance) -> str:
-    root = Path(str(mount_point("cgroup2")))
-    cgroup = Path(tempfile.mkdtemp(prefix="exeat-doctor-", dir=root))
-    try:
+    with _own_cgroup() as cgroup:
+        if cgroup is None:
+            return _UNTRIED
         instance.attach(cgroup)
         for program in PROGRAMS:
             link = instance.directory / "links" / program.name
             if program.is_linked:
                 with opened(link) as link_fd, opened(instance.directory / "programs" / program.name) as fd:
                     libbpf.update_link(link_fd, fd)
-    finally:
-        cgroup.rmdir()
     return "attach, pin and swap work"
 
 
