@@ -14,11 +14,13 @@ static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
 
   for (level = 1; level <= ANCESTORS_MAX; level++) {
     __u64 cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
+    struct workload *bound;
 
     if (cgroup == 0)
       break;
-    if (workloads.lookup(&cgroup))
-      found = cgroup;
+    bound = workloads.lookup(&cgroup);
+    if (bound)
+      found = bound->policy_id == SPARED ? 0 : cgroup;
   }
   return found;
 }

@@ -14,18 +14,20 @@ static __always_inline __u64 epoch_now(void) {
   return now ? now->epoch : 0;
 }
 
-/* The nearest managed cgroup at or above the current task's; 0: none. */
+/* The nearest managed cgroup at or above the current task's; 0: none, or one that is spared is nearer. */
 static __always_inline __u64 workload_of_task(void) {
   __u64 found = 0;
   int level;
 
   for (level = 1; level <= ANCESTORS_MAX; level++) {
     __u64 cgroup = bpf_get_current_ancestor_cgroup_id(level);
+    struct workload *bound;
 
     if (cgroup == 0)
       break;
-    if (workloads.lookup(&cgroup))
-      found = cgroup;
+    bound = workloads.lookup(&cgroup);
+    if (bound)
+      found = bound->policy_id == SPARED ? 0 : cgroup;
   }
   return found;
 }

@@ -160,6 +160,7 @@ def test_limits_agree() -> None:
         "LIMITS": entries.LIMITS,
         "GRANT_SLOTS": entries.GRANT_SLOTS,
         "GATE_PRIORITY": entries.GATE_PRIORITY,
+        "SPARED": entries.SPARED,
     }
     assert len(abi.Limited) == entries.LIMITS == len(fields(Limits))
     for limited in abi.Limited:

@@ -1,5 +1,6 @@
 """The census of cgroups, on a real hierarchy: who came, who went, who was made anew. Needs root and a cgroup2 mount."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -11,6 +12,7 @@ import pytest
 
 from exeat.agent.census import Census, News
 from exeat.kernel.filesystems import mount_point
+from exeat.kernel.inotify import OVERFLOWN, Happening
 
 
 @pytest.fixture
@@ -168,3 +170,54 @@ def test_after_a_storm_the_census_is_the_tree(census: Census, top: Path) -> None
                 os.rmdir(directory)
         all_news(census)
         assert known(census, top) == tree(top)
+
+
+def test_what_was_read_just_before_some_was_lost_is_told_all_the_same(
+    census: Census, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in it is found by nobody else: the tree does not know it as new any more."""
+    (top / "attended").mkdir()
+    all_news(census)
+    census.attend(f"/{top.name}/attended")
+    for name in ("first", "second", "third"):
+        (top / name).mkdir()
+    real = list(census._inotify.read())
+    assert len(real) == 3
+    lost = Happening(None, OVERFLOWN)
+    monkeypatch.setattr(census._inotify, "read", lambda: iter([*real[:2], lost, real[2]]))
+    news = census.read()
+    assert news.came == {f"/{top.name}/{name}" for name in ("first", "second", "third")}
+    assert news.peopled >= {f"/{top.name}/attended"}
+    assert known(census, top) == tree(top)
+
+
+def test_where_the_kernel_gives_no_more_watches_the_tree_is_known_by_looking(
+    census: Census, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so until it hears of everything again."""
+
+    def refuse(path: Path, mask: int) -> bool:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    watch = census._inotify.watch
+    monkeypatch.setattr(census._inotify, "watch", refuse)
+    (top / "a" / "b").mkdir(parents=True)
+    assert all_news(census).came == {f"/{top.name}/a", f"/{top.name}/a/b"}
+    assert "max_user_watches" in census.complaint
+    (top / "a" / "b" / "c").mkdir()
+    assert all_news(census).came == set()  # nobody tells
+    assert census.look().came == {f"/{top.name}/a/b/c"}
+    assert known(census, top) == tree(top)
+    monkeypatch.setattr(census._inotify, "watch", watch)
+    census.look()
+    assert census.complaint == ""
+    (top / "a" / "b" / "d").mkdir()
+    assert all_news(census).came == {f"/{top.name}/a/b/d"}
+
+
+def test_one_that_was_found_is_told_of_once_more(census: Census, top: Path) -> None:
+    """Whoever looked for it does not do what is done for those that come."""
+    (top / "found").mkdir()
+    assert census.find(f"/{top.name}/found").came == {f"/{top.name}/found"}
+    assert all_news(census).came == {f"/{top.name}/found"}
+    assert all_news(census).came == set()

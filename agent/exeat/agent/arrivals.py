@@ -15,11 +15,11 @@ _CUT_S = 0.1  # to look at every socket of the host takes longer: once for all t
 
 
 class Arrivals:
-    """Belongs to the control loop."""
+    """Belongs to the control loop. What fails for one is said, and keeps no other waiting."""
 
-    def __init__(self, host: Host, look: Callable[[Iterable[int]], None]) -> None:
+    def __init__(self, host: Host, follow: Callable[[int], None]) -> None:
         self._host = host
-        self._look = look  # has the gates listen where the processes of these workloads are
+        self._follow = follow  # has the gate listen where the processes of a workload are, and where they go next
         self._waiting: dict[int, None] = {}
         self._running: set[int] = set()  # of them those that may have connections already
         self._has_turn = False
@@ -40,19 +40,26 @@ class Arrivals:
 
     def _settle_some(self) -> None:
         deadline = time.monotonic() + _SLICE_S
-        changed: list[int] = []
         while self._waiting and time.monotonic() < deadline:
             workload = next(iter(self._waiting))
             del self._waiting[workload]
-            settled = self._host.settle((workload,))
-            changed += settled
-            if workload in self._running:
-                self._running.discard(workload)
-                self._cut_soon(settled)
-        self._look(changed)
+            self._settle(workload)
         self._has_turn = bool(self._waiting)
         if self._has_turn:
             asyncio.get_running_loop().call_soon(self._settle_some)
+
+    def _settle(self, workload: int) -> None:
+        is_running = workload in self._running
+        self._running.discard(workload)
+        try:
+            settled = self._host.settle((workload,))
+            for one in settled:
+                self._follow(one)
+        except (ExeatError, OSError) as error:
+            _log.error("workload %d is not what it should be yet: %s", workload, error)
+            return
+        if is_running:
+            self._cut_soon(settled)
 
     def _cut_soon(self, workloads: Iterable[int]) -> None:
         is_due = bool(self._to_cut)

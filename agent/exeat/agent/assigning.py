@@ -88,7 +88,7 @@ class Assigning:
             own = self._own_policy(registration)
             text_hash = hashlib.sha256(registration.policy_text.encode()).hexdigest()
             found[own.name] = (own, text_hash)
-        mode = self._mode_until_known(workload, path) or _strictest(self._doubtful(workload, path))
+        mode = _strictest(one for one in self._undecided(workload, path) if one.name not in found)
         if not found:
             is_managed = not wish.is_empty or self._roll.is_managed(path)
             mode = Mode.ENFORCE if is_managed else mode
@@ -158,14 +158,14 @@ class Assigning:
             session=self.session_of(workload),
         )
 
-    def _mode_until_known(self, workload: int, path: str) -> Mode | None:
-        """Of a container of which nobody has said yet who it is, while policies ask for that: it waits behind a wall.
+    def _undecided(self, workload: int, path: str) -> Iterable[Policy]:
+        """Policies that may be for it: it waits behind a wall as strict as they are. Where they only watch, so does it.
 
-        The wall is as strict as those policies: where they only watch, nobody is held back. None: none could be for it.
+        Nobody has said yet who is in a container, while these ask for that; or its image has a say in it.
         """
-        if not self.identities.is_awaited(workload, path):
-            return None
-        return _strictest(one for one in self._asking() if _could_be_at(one.subject, path))
+        if self.identities.is_awaited(workload, path):
+            return [one for one in self._asking() if _could_be_at(one.subject, path)]
+        return self._doubtful(workload, path)
 
     def _doubtful(self, workload: int, path: str) -> tuple[Policy, ...]:
         """Policies that would fit if the labels counted that the container's image brings as well.

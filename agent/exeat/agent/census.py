@@ -1,5 +1,6 @@
 """Every cgroup of the host, as they come and go."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Census:
         self._ids: dict[str, int] = {}
         self._by_id: dict[int, str] = {}
         self._attended: set[str] = set()
+        self._found: set[str] = set()  # of which read() has still to tell
+        self.complaint = ""  # why it may not hear of everything: look again
 
     def fileno(self) -> int:
         """Readable when something has changed."""
@@ -60,7 +63,10 @@ class Census:
 
     def look(self) -> News:
         """Reads the whole tree."""
-        news = News()
+        self.complaint = ""
+        return self._look(News())
+
+    def _look(self, news: News) -> News:
         seen: set[str] = set()
         self._enter("/", news, seen)
         for path in [path for path in self._ids if path not in seen]:
@@ -69,10 +75,11 @@ class Census:
 
     def read(self) -> News:
         """What inotify tells."""
-        news = News()
+        news, self._found = News(came=self._found), set()
         for happening in self._inotify.read():
-            if happening.path is None:
-                return self.look()  # some were lost
+            if happening.path is None:  # some were lost, and processes may have come anywhere
+                news.peopled |= self._attended
+                return self._look(news)
             if happening.path.name == _EVENTS_FILE:
                 news.peopled.add(self._name(happening.path.parent))
             elif happening.mask & CREATED and happening.is_directory:
@@ -90,11 +97,12 @@ class Census:
             self._enter(path, news, set())
         elif path in self._ids:
             self._leave(path, news)
+        self._found |= news.came
         return news
 
     def attend(self, path: str) -> None:
         """From now on news tells when processes come into it, or all have gone."""
-        if path not in self._attended and self._inotify.watch(self.directory(path) / _EVENTS_FILE, MODIFIED):
+        if path not in self._attended and self._watch(self.directory(path) / _EVENTS_FILE, MODIFIED):
             self._attended.add(path)
 
     def pids(self, path: str) -> Iterator[int]:
@@ -119,6 +127,14 @@ class Census:
         """Looks no more."""
         self._inotify.close()
 
+    def _watch(self, path: Path, mask: int) -> bool:
+        try:
+            return self._inotify.watch(path, mask)
+        except OSError as error:  # it is there all the same
+            what = "fs.inotify.max_user_watches is reached" if error.errno == errno.ENOSPC else str(error)
+            self.complaint = f"cgroups are looked for every few seconds instead of being told of: {what}"
+            return path.exists()
+
     def _name(self, directory: Path) -> str:
         return "/" if directory == self._mount else f"/{directory.relative_to(self._mount)}"
 
@@ -129,7 +145,7 @@ class Census:
             path = waiting.pop()
             directory = self.directory(path)
             try:
-                if not self._inotify.watch(directory, CREATED | DELETED | SELF_DELETED):
+                if not self._watch(directory, CREATED | DELETED | SELF_DELETED):
                     continue
                 cgroup = directory.stat().st_ino
                 below = [entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]

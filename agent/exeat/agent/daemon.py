@@ -117,7 +117,6 @@ class Daemon:
         self._stop = asyncio.Event()
         self._looks = Looks(self._enforcer, self._census, self._interfaces.open_gate)
         self._arrivals = Arrivals(self._host, self._looks.follow)
-        self._identities.news = self._arrivals.settle_soon
         application = Application(self._host, self._looks, self._applied)
         self._files = PolicyFiles(settings.policies, application, self._story)
         self._plane = _plane_end(settings, application, self._vitals)
@@ -195,11 +194,12 @@ class Daemon:
         if self._plane:
             self._plane.begin()
         self._census.look()
-        self._host.assigning.own = self._census.where_is(os.getpid()) or ""
+        self._host.spare(self._census.where_is(os.getpid()) or "")
         await self._identities.ask_first(self._census.places(), _ASK_S)
         self._interfaces.begin()
         self._host.forget_replaced()
         changed = self._host.settle_all()
+        self._identities.news = self._arrivals.settle_soon  # before, there was nothing to settle by
         self._looks.look_at_all(self._enforcer.bound)
         self._enforcer.cut(changed)
         self._host.release_left()
@@ -248,7 +248,7 @@ class Daemon:
     def _cgroups_changed(self) -> None:
         news = self._census.read()
         self._arrivals.take(news)
-        self._looks.follow({cgroup for path in news.peopled if (cgroup := self._census.id_of(path)) is not None})
+        self._looks.hear(news)
 
     def _interfaces_changed(self) -> None:
         self._arrivals.take(self._interfaces.read())

@@ -16,6 +16,7 @@ from exeat.errors import KernelError
 from exeat.gate_thread import GateThread
 from exeat.gatehouse import Gatehouse
 from exeat.kernel.abi import NEVER
+from exeat.kernel.entries import SPARED
 from exeat.kernel.instance import Instance
 from exeat.kernel.sockets import Diagnosis
 from exeat.kernel.sweep import cut_revoked_of
@@ -45,6 +46,7 @@ class Bound:
     since_ns: int  # boot clock
     namespaces: dict[int, int] = field(default_factory=dict)  # inode of the namespace -> its cookie
     unseen: dict[int, int] = field(default_factory=dict)  # how often a namespace was looked for in vain
+    joined: int = 0  # namespaces so far, with those that it has left
 
     def mode(self, now_ns: int) -> Mode:
         """In force now."""
@@ -114,6 +116,11 @@ class Enforcer:
         """Whether the kernel has it so, for good: a program that found a limit exceeded writes it there itself."""
         return self._tables.mode_set(workload) == (Mode.QUARANTINE, NEVER)
 
+    def spare(self, workload: int) -> None:
+        """Nobody judges it, whatever is above it."""
+        self.left.pop(workload, None)
+        self._tables.switch(workload, SPARED)
+
     def release(self, workload: int) -> None:
         """It has gone, or nobody manages it any more."""
         bound = self.bound.pop(workload, None)
@@ -160,6 +167,11 @@ class Enforcer:
                 if not isinstance(error, OSError) or error.errno != errno.EBADF:  # else the namespace was just left
                     raise
         return False
+
+    def joined(self, workload: int) -> int:
+        """How many namespaces of it the agent has joined so far, in which it can end connections."""
+        bound = self.bound.get(workload)
+        return bound.joined if bound else 0
 
     def tick(self, now_ns: int) -> None:
         """Follows what the kernel does by the clock: connections of rules that have ended end."""

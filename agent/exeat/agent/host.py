@@ -17,6 +17,7 @@ from exeat.agent.shelf import Shelf
 from exeat.agent.wishes import Override, Registration, Wish, Wishes
 from exeat.core.union import United, unite
 from exeat.errors import ExeatError, KernelError
+from exeat.kernel.abi import ANCESTORS_MAX
 from exeat.kernel.clock import clock_offset_ns
 from exeat.model.policy import Mode
 
@@ -36,6 +37,13 @@ class Host:
     def is_known(self) -> bool:
         """Whether everything that should hold could be read."""
         return not self.wishes.complaints and self.shelf.is_readable
+
+    def spare(self, path: str) -> None:
+        """The agent's own cgroup, under whatever policy what is above it is: it would cut itself off."""
+        self.assigning.own = path
+        workload = self.roll.id_of(path) if path != "/" else None
+        if workload is not None:
+            self.enforcer.spare(workload)
 
     def settle_all(self) -> tuple[int, ...]:
         """Looks at every cgroup and interface; the workloads that changed, whose connections may have to be cut."""
@@ -186,6 +194,8 @@ class Host:
         path = self.roll.path_of(workload)
         if path is None:
             raise KernelError("it has gone")
+        if not is_interface(workload) and (path == "/" or path.count("/") > ANCESTORS_MAX):
+            raise KernelError(f"only cgroups 1 to {ANCESTORS_MAX} levels below the root are judged")
         self._follow(workload, path)
         wish = self.wishes.of(workload, path)
         registration = wish.registration

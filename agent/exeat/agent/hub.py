@@ -88,7 +88,7 @@ class Hub:
         self._sets = sets
         self._log = log
         self._heed = heed
-        self._endings = Endings(self._end)
+        self._endings = Endings(self._end, enforcer.joined)
         self._ring = EventRing(instance.map("events"))
         self._from_gates: deque[Record] = deque()
         self._unheard = 0

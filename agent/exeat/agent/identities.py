@@ -145,7 +145,10 @@ class Identities:
             del self._at[known.path]
         if known.task:
             known.task.cancel()
-        self._file(workload).unlink(missing_ok=True)
+        try:
+            self._file(workload).unlink(missing_ok=True)
+        except OSError as error:  # the id is never given again: the next agent forgets it
+            self._unkept = f"{self._memory}: {error.strerror}; who has gone is still there"
 
     async def close(self) -> None:
         """Asks no more."""

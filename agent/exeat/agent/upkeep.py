@@ -116,6 +116,8 @@ class Upkeep:
         self._notices.tell(endings_of(self._host))
         self._story.note("notices", self._notices.complaint)
         self._looks.look_abroad()
+        self._story.note("looks", self._looks.complaint)
+        self._look_for_cgroups()
         interfaces = self._host.roll.interfaces
         interfaces.mend(now_ns)
         if interfaces.is_to_be_tried_again(now_ns) and self._host.has_guests_unjudged:
@@ -123,6 +125,13 @@ class Upkeep:
         self._looks.look_at_all(self._host.retry())
         if gone := enforcer.collect(now_ns):
             self.in_background(self._remove(gone))
+
+    def _look_for_cgroups(self) -> None:
+        """While the kernel does not tell of them all."""
+        census = self._host.roll.census
+        self._story.note("cgroups", census.complaint)
+        if census.complaint:
+            self._looks.look_at_all(self._host.take(census.look()))
 
     def _heed_clock(self) -> None:
         offset_ns = clock_offset_ns()

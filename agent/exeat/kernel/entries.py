@@ -6,6 +6,7 @@ NAME_MAX = 251
 GRANT_SLOTS = 16
 LIMITS = 3
 GATE_PRIORITY = 0x65786561  # of the gate's own sockets
+SPARED = 0xFFFFFFFF  # in place of a policy's id
 
 
 class Settings(Structure):
