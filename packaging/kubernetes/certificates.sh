@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes what plane and agents show each other, and prints it as Secrets for `kubectl apply -f -`:
+# Makes what plane and agents show each other, and prints it as Secrets for `kubectl apply --server-side -f -`:
 #   certificates.sh [--namespace exeat] [--service exeat-plane] [--directory exeat-certificates] NODE...
 # A private authority for the plane, one for nodes, a certificate for each node by its name, and the key by which the
 # plane signs what it sends. All of it is kept in the directory, for the next node: run it again with all names, and
 # what is there already is used as it is. Who has the directory speaks for the plane: keep it as such a thing is kept.
+# Server-side, because kubectl would else write all of it, keys and all, into an annotation, which is full at 190 nodes. A
+# Secret is full at 1,100.
 set -euo pipefail
 
 namespace=exeat service=exeat-plane directory=exeat-certificates

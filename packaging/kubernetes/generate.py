@@ -20,7 +20,7 @@ RELEASE = "exeat"
 _CRD_HEAD = "# Made of packaging/kubernetes/crds.yaml by generate.py beside it.\n"
 _WHOLE_HEAD = """\
 # exeat for a cluster without Helm: what the chart renders with its default values. Made by generate.py beside it.
-#   packaging/kubernetes/certificates.sh NODE... | kubectl apply -f -    # after the namespace below is there
+#   packaging/kubernetes/certificates.sh NODE... | kubectl apply --server-side -f -    # once there is the namespace
 #   kubectl apply --server-side -f packaging/kubernetes/exeat.yaml
 # Set the names of your images first; what else to change, and what it does: docs/kubernetes.md.
 """

@@ -1,14 +1,13 @@
 """What an API server does with an object under a CustomResourceDefinition: unknown fields, values, lists, rules of CEL.
 
 No API server can be had here. The rules are evaluated by Google's own CEL (cel-expr-python, which is its C++ library;
-the API server has the Go one), the values by jsonschema. Kubernetes' functions for addresses are written here after its
-documentation, "Common Expression Language in Kubernetes": no IPv4-mapped addresses, no zones, no leading zeros.
+the API server has the Go one), the values by jsonschema. What rules may name at all is `crd_types`, what they may cost
+`crd_cost`: an API server looks at both when it is given the definition.
 """
 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import math
 import re
 from collections.abc import Iterator
@@ -20,13 +19,10 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from deploy import crd_functions
+from deploy.crd_types import RESERVED, Seen, seen
+
 RULES = "x-kubernetes-validations"
-# Of CEL's grammar: fields of such a name are written `__name__` in rules.
-RESERVED = {
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return",
-}  # fmt: skip
-_INT_OR_STRING = "x-kubernetes-int-or-string"
 _ANYTHING = "x-kubernetes-preserve-unknown-fields"
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
 
@@ -38,8 +34,8 @@ class Rule:
     path: str
     rule: str
     message: str
-    times: int
-    schema: dict[str, Any]
+    times: float
+    of: Seen | None
 
 
 class Definition:
@@ -65,7 +61,7 @@ class Definition:
 
     def rules(self) -> Iterator[Rule]:
         """All of them."""
-        yield from _rules_below(self.schema, "", 1)
+        yield from rules_of(self.schema)
 
 
 def _path(parts: Any) -> str:
@@ -138,71 +134,26 @@ def _as_cel(schema: dict[str, Any], value: Any) -> Any:
     return value
 
 
-def _rules_below(schema: dict[str, Any], path: str, times: int) -> Iterator[Rule]:
+def rules_of(schema: dict[str, Any], path: str = "", times: float = 1) -> Iterator[Rule]:
+    """All of a schema and below."""
     for rule in schema.get(RULES, ()):
-        yield Rule(path, rule["rule"], rule["message"], times, schema)
+        yield Rule(path, rule["rule"], rule["message"], times, seen(schema, is_root=not path))
     for name, inner in schema.get("properties", {}).items():
-        yield from _rules_below(inner, f"{path}.{name}", times)
+        yield from rules_of(inner, f"{path}.{name}", times)
     if "items" in schema:
-        yield from _rules_below(schema["items"], f"{path}[]", times * schema.get("maxItems", math.inf))
+        yield from rules_of(schema["items"], f"{path}[]", times * schema.get("maxItems", math.inf))
     if isinstance(schema.get("additionalProperties"), dict):
-        yield from _rules_below(
+        yield from rules_of(
             schema["additionalProperties"], f"{path}{{}}", times * schema.get("maxProperties", math.inf)
         )
 
 
 @functools.cache
-def _compiled(rule: str) -> Any:
+def _compiled(rule: str) -> cel.Expression:
     return _environment().compile(rule)
 
 
 @functools.cache
-def _environment() -> Any:
-    text, boolean = cel.Type.STRING, cel.Type.BOOL
-
-    def declared(name: str, result: Any, parameters: list[Any], is_member: bool, does: Any) -> Any:
-        return cel.FunctionDecl(name, [cel.Overload(f"{name}_of_text", result, parameters, is_member, does)])
-
-    functions = [
-        declared("isIP", boolean, [text], False, lambda words: _address(words) is not None),
-        declared("isCIDR", boolean, [text], False, lambda words: "/" in words and _network(words) is not None),
-        # A CIDR is its own text here, which Kubernetes has a type for.
-        declared("cidr", text, [text], False, _cidr),
-        declared("masked", text, [text], True, lambda words: str(ipaddress.ip_network(words, strict=False))),
-        declared("containsCIDR", boolean, [text, text], True, lambda whole, part: _covers(whole, _network(part))),
-        declared("containsIP", boolean, [text, text], True, lambda whole, part: _covers(whole, _network(part))),
-    ]
+def _environment() -> cel.Env:
+    functions = crd_functions.declared(cel.Type.STRING)
     return cel.NewEnv(variables={"self": cel.Type.DYN}, functions=functions, extensions=[ext_strings.ExtStrings()])
-
-
-def _address(words: str) -> Any:
-    try:
-        address = ipaddress.ip_address(words)
-    except ValueError:
-        return None
-    if address.version == 6 and (address.scope_id or address.ipv4_mapped):
-        return None
-    return address
-
-
-def _network(words: str) -> Any:
-    address, slash, length = words.partition("/")
-    if _address(address) is None or (slash and not re.fullmatch(r"0|[1-9][0-9]{0,2}", length)):
-        return None
-    try:
-        return ipaddress.ip_network(words, strict=False)
-    except ValueError:
-        return None
-
-
-def _cidr(words: str) -> str:
-    if "/" not in words or _network(words) is None:
-        raise ValueError(f"{words} is no CIDR")
-    # As netip.Prefix writes it: the address is not masked.
-    address, _, length = words.partition("/")
-    return f"{_address(address)}/{length}"
-
-
-def _covers(whole: str, part: Any) -> bool:
-    network = ipaddress.ip_network(whole, strict=False)
-    return part is not None and part.version == network.version and part.subnet_of(network)

@@ -27,7 +27,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "detach": {"agent": {"detach": True}},
     "own-everything": {
         "nameOverride": "gate",
-        "image": {"tag": "@sha256:" + "0" * 64, "pullSecrets": ["registry"]},
+        "image": {"agent": "mine/agent@sha256:" + "0" * 64, "tag": "0.1.0-2", "pullSecrets": ["registry"]},
         "agent": {
             "certificates": {"hostPath": "/var/lib/exeat-tls"}, "nodeLabels": {"role": "sandbox"},
             "runtimeDirectories": ["/run/crio", "/run/k3s/containerd"], "podLabels": {"team": "x"},

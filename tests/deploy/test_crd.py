@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.crd_rules import RULES, Definition
+from deploy.crd_cost import estimate
+from deploy.crd_rules import RULES, Definition, Rule, rules_of
 from deploy.crd_table import CLUSTER, NAMESPACED, TABLE, Bad, spec_of
+from deploy.crd_types import compiled, seen
 from exeat.core.policy_file import read_policy
 from exeat.errors import PolicyError
 
@@ -22,6 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 CRDS = REPOSITORY / "packaging/chart/exeat/crds"
 # The API server's (apiextensions-apiserver, pkg/apis/apiextensions/validation): of a rule, and of all of a definition.
 RULE_COST_MAX, DEFINITION_COST_MAX = 10_000_000, 100_000_000
+# When an object is applied (k8s.io/apiserver, pkg/apis/cel): of a rule, each time, and of all of them.
+CALL_COST_MAX, OBJECT_COST_MAX = 1_000_000, 10_000_000
 
 
 def _definitions() -> dict[str, Definition]:
@@ -102,36 +105,118 @@ def _not_structural(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", [*NAMESPACED, *CLUSTER])
-def test_rules_cost_what_an_api_server_allows(kind: str) -> None:
-    """A rule is charged for as if every list were full and every text as long as may be.
+def test_rules_compile_with_the_types_that_an_api_server_gives_them(kind: str) -> None:
+    """It does that once, when it is given the definition, and refuses all of it for one rule that does not."""
+    rules = [*DEFINITIONS[kind].rules()]
+    assert [f"{rule.path}: {told}" for rule in rules if (told := _trouble(rule))] == []
+    assert len(rules) > 20
 
-    The server's own estimate cannot be run here. This one is of its form and rounds up: each name, call and operator
-    costs one, and a tenth of the longest text in reach; what stands in a loop, as often as the lists in it are long.
-    """
+
+def _trouble(rule: Rule) -> str:
+    try:
+        compiled(rule.rule, rule.of)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+_NO_TYPE = {"x-kubernetes-preserve-unknown-fields": True}
+_MAP_OF_NO_TYPE = {"type": "object", "additionalProperties": _NO_TYPE}
+
+
+@pytest.mark.parametrize(
+    ("schema", "rule", "told"),
+    [
+        pytest.param({"type": "string"}, "has(self.x)", "", id="text"),
+        pytest.param({"type": "string"}, "self.x == 1", "no matching overload", id="text-that-is-no-number"),
+        pytest.param({"type": "string"}, "has(self.y)", "undefined field 'y'", id="no-field"),
+        pytest.param(_NO_TYPE, "has(self.x)", "undefined field 'x'", id="no-type"),
+        pytest.param({"type": "array", "items": _NO_TYPE}, "has(self.x)", "undefined field 'x'", id="list-of-no-type"),
+        pytest.param(_MAP_OF_NO_TYPE, "has(self.x)", "undefined field 'x'", id="map-of-no-type"),
+        pytest.param({"type": "object", **_NO_TYPE}, "has(self.x)", "", id="object-with-more"),
+        pytest.param({"type": "object", **_NO_TYPE}, "has(self.x.y)", "undefined field 'y'", id="what-is-more"),
+        pytest.param({"x-kubernetes-int-or-string": True}, "self.x in [1, 2]", "", id="number-or-text"),
+        pytest.param({"type": "object", "additionalProperties": {"type": "string"}}, "self.x['a'] == ''", "", id="map"),
+        pytest.param({"type": "string", "format": "date-time"}, "self.x < self.x", "", id="time"),
+        pytest.param({"type": "string"}, "self.x", "neither yes nor no", id="no-verdict"),
+    ],
+)
+def test_a_rule_that_names_what_rules_do_not_see_is_found(schema: dict[str, Any], rule: str, told: str) -> None:
+    """By the field's own name, as the API server says it."""
+    whole = {"type": "object", "properties": {"x": schema}, RULES: [{"rule": rule, "message": "no"}]}
+    trouble = _trouble(next(rules_of({"type": "object", "properties": {"spec": whole}})))
+    assert told in trouble
+    assert bool(told) == bool(trouble)
+
+
+@pytest.mark.parametrize("kind", [*NAMESPACED, *CLUSTER])
+def test_rules_cost_what_an_api_server_allows(kind: str) -> None:
+    """Each, as if every list were full and every text as long as may be; and all of them together."""
     costs = {
-        rule.path + " " + rule.rule: rule.times * _cost(rule.rule, rule.schema) for rule in DEFINITIONS[kind].rules()
+        f"{rule.path} {rule.rule}": rule.times * estimate(rule.rule, rule.of)
+        for rule in DEFINITIONS[kind].rules()
+        if rule.of is not None
     }
     assert {rule: cost for rule, cost in costs.items() if cost > RULE_COST_MAX} == {}
     assert sum(costs.values()) < DEFINITION_COST_MAX
     assert len(costs) > 20
 
 
-def _cost(rule: str, schema: dict[str, Any]) -> float:
-    steps = len(re.findall(r"\w+|[<>=!]=|&&|\|\||[?!<>+]", rule))
-    loops = 1.0
-    for name in re.findall(r"self\.(\w+)\.(?:all|exists)\(", rule):
-        loops *= schema["properties"][name].get("maxItems", math.inf)
-    texts = [_longest(schema)] if "matches" in rule or "(" in rule else [0.0]
-    return loops * steps * (1 + max(texts) / 10)
+@pytest.mark.parametrize("kind", [*NAMESPACED, *CLUSTER])
+def test_the_greatest_object_can_be_looked_at(kind: str) -> None:
+    """When it is applied, the server counts what the rules do take: here, characters of a byte each, as names have."""
+    costs = [
+        (rule.times, estimate(rule.rule, rule.of, width=1))
+        for rule in DEFINITIONS[kind].rules()
+        # A name of 3 MiB is no name: the server has refused it by then.
+        if rule.of is not None and rule.path
+    ]
+    assert max(cost for _, cost in costs) < CALL_COST_MAX
+    assert sum(times * cost for times, cost in costs) < OBJECT_COST_MAX
 
 
-def _longest(schema: dict[str, Any]) -> float:
-    """Of the texts that a rule reads: its own, or those in the lists that it looks through."""
-    own = schema.get("maxLength", 0)
-    if schema.get("type") == "string":
-        return float(own or math.inf)
-    lists = [part["items"].get("maxLength", 0) for part in schema.get("properties", {}).values() if "items" in part]
-    return float(max((length for length in lists if length < 100), default=0))
+_TEXTS = {"type": "array", "maxItems": 10, "items": {"type": "string", "maxLength": 25}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "rule", "cost"),
+    [
+        # 25 characters are up to 100 bytes, ten of which are a step.
+        pytest.param({"type": "string", "maxLength": 25}, "self.contains('/')", 1 + 10, id="text"),
+        pytest.param({"type": "string", "maxLength": 25}, "self.matches('12345678')", 1 + 11 * 2, id="pattern"),
+        pytest.param({"type": "string", "maxLength": 25}, "self == '*' || self != '**'", 2 + 2, id="equality"),
+        pytest.param(
+            {"type": "string", "maxLength": 25},
+            "self.substring(self.indexOf('.') + 1).contains('.')",
+            # The text's name, twice; a walk for the index, one for the part, one for what is in it; a step for the sum.
+            2 + 10 + 10 + 10 + 1,
+            id="part-of-a-text",
+        ),
+        # Ten times: the loop's own two steps, and three for what was found, the name, the equality. Then the outcome.
+        pytest.param(_TEXTS, "self.all(x, x == 'a')", 1 + 10 * (2 + 3) + 1, id="list"),
+        pytest.param({"type": "string", "maxLength": 25}, "self in ['a', 'b']", 1 + 10 + 2, id="one-of-two"),
+    ],
+)
+def test_costs_are_those_of_the_servers_estimate(schema: dict[str, Any], rule: str, cost: int) -> None:
+    """Worked out by hand after checker/cost.go."""
+    of = seen(schema)
+    assert of is not None
+    assert estimate(rule, of) == cost
+
+
+@pytest.mark.parametrize(
+    ("schema", "rule"),
+    [
+        pytest.param({"type": "array", "items": {"type": "string"}}, "self.all(x, x == 'a')", id="list-of-any-length"),
+        # 1.31 knows no size for a network, and takes none for any size.
+        pytest.param({"type": "string", "maxLength": 43}, "cidr(self) == cidr(self).masked()", id="two-networks"),
+    ],
+)
+def test_what_has_no_bound_is_too_dear(schema: dict[str, Any], rule: str) -> None:
+    """Beyond every limit."""
+    of = seen(schema)
+    assert of is not None
+    assert estimate(rule, of) > DEFINITION_COST_MAX
 
 
 def test_the_repositorys_policies_are_taken() -> None:
