@@ -26,3 +26,11 @@ def stage(servers: Stage) -> Stage:
     """As if nothing had been before."""
     servers.clear()
     return servers
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtimes are asked again a hundred times as soon."""
+    from exeat.agent import identities
+
+    monkeypatch.setattr(identities, "_AGAIN_S", (0.001, 0.001, 0.002))

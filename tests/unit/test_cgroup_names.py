@@ -14,6 +14,7 @@ from exeat.runtimes.owner import is_made_by_root
 
 ID, OTHER = "4b" * 32, "0c" * 32
 UID = "0f1e2d3c-1111-2222-3333-444455556666"
+OTHER_UID = "1f1e2d3c-1111-2222-3333-444455556666"
 SLICE_UID = UID.replace("-", "_")
 STATIC_UID = "d41d8cd98f00b204e9800998ecf8427e"  # of a pod from a file: a hash
 PODS = "/kubepods.slice/kubepods-burstable.slice"
@@ -29,6 +30,7 @@ QUADLET = f"/system.slice/web.service/libpod-payload-{ID}"
         (f"/system.slice/docker-{ID}.scope", CgroupName(ID, "docker")),
         (f"/machine.slice/libpod-{ID}.scope", CgroupName(ID, "podman")),
         (f"/libpod_parent/libpod-{ID}", CgroupName(ID, "podman")),
+        (f"/libpod_parent/{ID}", CgroupName(ID, "podman")),
         (QUADLET, CgroupName(ID, "podman", unit="web.service")),
         (f"/kubepods/burstable/pod{UID}/{ID}", CgroupName(ID, "", UID)),
         (f"/kubepods/pod{STATIC_UID}/{ID}", CgroupName(ID, "", STATIC_UID)),
@@ -84,6 +86,10 @@ def test_what_only_looks_like_a_container_is_none(path: str) -> None:
         ("/user.slice/user-1000.slice/user@1000.service/app.slice/sshd.service", "user@1000.service"),
         ("/user.slice/user-1000.slice/session-2.scope", "session-2.scope"),
         ("/init.scope", "init.scope"),
+        ("/system.slice/docker.socket", "docker.socket"),
+        ("/system.slice/home.mount", "home.mount"),
+        ("/system.slice/dev-vda2.swap", "dev-vda2.swap"),
+        ("/system.slice/nightly.timer", ""),
         ("/system.slice", ""),
         ("/mine/sshd.service", ""),
         ("/", ""),
@@ -100,6 +106,13 @@ def test_a_pod_is_known_by_its_own_cgroup_only_below_the_kubelets() -> None:
     assert name_of(f"/kubepods/besteffort/pod{UID}") == CgroupName(pod_uid=UID)
     assert name_of(f"{PODS}/kubepods-burstable-pod{SLICE_UID}.slice") == CgroupName(pod_uid=UID)
     assert name_of(f"/mine/pod{UID}/{ID}") == CgroupName(ID)
+    assert name_of(f"/mine/pod{UID}/kubepods/{ID}") == CgroupName(ID)
+
+
+def test_the_pod_is_the_one_that_the_kubelet_made() -> None:
+    """What is below it, its inhabitants may call like another's."""
+    assert name_of(f"/kubepods/pod{UID}/pod{OTHER_UID}/{ID}") == CgroupName(ID, pod_uid=UID)
+    assert name_of(f"/kubepods/pod{OTHER_UID}/{ID}") == CgroupName(ID, pod_uid=OTHER_UID)
 
 
 @given(st.lists(st.sampled_from(["docker", f"docker-{ID}.scope", ID, "..", "a.slice", "b.service", "", f"pod{UID}"])))
@@ -111,15 +124,17 @@ def test_a_container_is_found_at_most_at_the_end_and_only_the_first(segments: li
     assert (name_of("/" + "/".join(segments)).container_id == ID) is is_its_own
 
 
-def test_a_cgroup_beside_which_a_user_may_make_another_is_not_roots(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757], ids=oct)
+def test_a_cgroup_beside_which_a_user_may_make_another_is_not_roots(tmp_path: Path, mode: int) -> None:
     """A user with a delegated tree could call a cgroup like a privileged container."""
-    roots, users, everybodys = tmp_path / "root", tmp_path / "user", tmp_path / "everybody"
-    for parent in (roots, users, everybodys):
+    roots, users, others = tmp_path / "root", tmp_path / "user", tmp_path / "others"
+    for parent in (roots, users, others):
         (parent / ID).mkdir(parents=True)
         os.chown(parent / ID, 65534, 65534)  # the container's own may be its user's
     os.chown(users, 65534, 65534)
-    everybodys.chmod(0o777)
+    roots.chmod(0o755)
+    others.chmod(mode)
     assert is_made_by_root(roots / ID)
     assert not is_made_by_root(users / ID)
-    assert not is_made_by_root(everybodys / ID)
+    assert not is_made_by_root(others / ID)
     assert not is_made_by_root(tmp_path / "gone" / ID)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,11 @@ def find(socket: Path, answers: Mapping[str, bytes], delay_s: float = 0.0, asked
 
     async def once() -> Identity | None:
         async with fake_docker(socket, answers, delay_s) as fake:
-            identity = await DockerRuntime("docker", socket).find(ID)
-        if asked is not None:
-            asked.extend(fake.asked)
-        return identity
+            try:
+                return await DockerRuntime("docker", socket).find(ID)
+            finally:
+                if asked is not None:
+                    asked.extend(fake.asked)
 
     return asyncio.run(once())
 
@@ -74,6 +74,7 @@ def test_labels_that_come_with_the_image_are_not_the_containers(socket: Path) ->
     mixed = {**brought, "tier": "free"}  # docker run --label tier=free
     identity = find(socket, {CONTAINER: answer(told(mixed)), IMAGE: image(brought)})
     assert identity.container.labels == (("tier", "free"),)
+    assert identity.container.doubtful == tuple(sorted(set(brought.items()) - {("tier", "gold")}))
     assert identity.pod is None
 
 
@@ -81,13 +82,13 @@ def test_without_its_image_nothing_is_known_of_its_labels(socket: Path) -> None:
     """They may be the image's."""
     identity = find(socket, {CONTAINER: answer(told({"team": "ml"}))})
     assert (identity.container.image, identity.container.images) == ("ghcr.io/acme/agent:1.0", ())
-    assert identity.container.labels == ()
+    assert (identity.container.labels, identity.container.doubtful) == ((), (("team", "ml"),))
 
 
 def test_a_container_without_an_image_has_its_own_labels(socket: Path) -> None:
     """As `podman run --rootfs` makes it."""
     identity = find(socket, {CONTAINER: answer(told({"team": "ml"}, Image=""))})
-    assert identity.container.labels == (("team", "ml"),)
+    assert (identity.container.labels, identity.container.doubtful) == ((("team", "ml"),), ())
 
 
 def test_a_container_of_cri_dockerd_is_told_with_its_pod_and_the_pods_labels(socket: Path) -> None:
@@ -122,19 +123,51 @@ def test_labels_alone_make_no_pod_of_a_container(socket: Path, parent: object) -
         assert identity.container.name == "web"
 
 
+OWN = {
+    "io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ml", "io.kubernetes.pod.uid": UID,
+    "io.kubernetes.sandbox.id": SANDBOX_ID,
+}  # fmt: skip
+
+
+def of_pod(sandbox: object, labels: Mapping[str, str] = OWN) -> dict[str, bytes]:
+    """A container with such labels in a pod's cgroup, and what its sandbox is said to be."""
+    return {CONTAINER: answer(told(labels, **IN_POD)), SANDBOX: answer(sandbox), IMAGE: image()}
+
+
 def test_a_pods_labels_are_those_of_a_sandbox_in_its_own_cgroup(socket: Path) -> None:
-    """A container that names another sandbox is in its pod without labels."""
-    pod = {"io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ml", "io.kubernetes.pod.uid": UID}
-    own = {**pod, "io.kubernetes.sandbox.id": SANDBOX_ID}
-    foreign = answer({"Id": SANDBOX_ID, "Config": {"Labels": {"app": "trusted"}}, "HostConfig": {"CgroupParent": "/x"}})
-    identity = find(socket, {CONTAINER: answer(told(own, **IN_POD)), SANDBOX: foreign, IMAGE: image()})
-    assert identity.pod == Pod("ml", "p", UID)
+    """Who names another pod's, or none that is there, is nobody who is known: half an identity selects by half."""
+    sandbox = {"Id": SANDBOX_ID, "Config": {"Labels": {"app": "coder"}}, **IN_POD}
+    assert find(socket, of_pod(sandbox)).pod == Pod("ml", "p", UID, (("app", "coder"),))
+    not_found = {path: told for path, told in of_pod(sandbox).items() if path != SANDBOX}
+    for answers in (of_pod({**sandbox, "HostConfig": {"CgroupParent": "/x"}}), not_found):
+        with pytest.raises(ExeatError, match="does not tell the sandbox of a pod's container"):
+            find(socket, answers)
+
+
+def test_a_label_that_the_image_brings_as_well_takes_no_container_out_of_its_pod(socket: Path) -> None:
+    """The kubelet has written its own over it."""
+    sandbox = {"Id": SANDBOX_ID, "Config": {"Labels": {"app": "coder"}}, **IN_POD}
+    brought = image({"io.kubernetes.pod.namespace": "ml"})
+    assert find(socket, of_pod(sandbox) | {IMAGE: brought}).pod == Pod("ml", "p", UID, (("app", "coder"),))
+
+
+@pytest.mark.parametrize(
+    "sandbox_id", ["", "web", "../x\r\n", f"{SANDBOX_ID}\n", "x HTTP/1.1\r\n\r\nPOST /containers/x/start"]
+)
+def test_no_question_is_made_of_what_is_no_id_of_a_sandbox(socket: Path, sandbox_id: str) -> None:
+    """It comes from a label, and would go to a socket that may do everything."""
+    asked: list[str] = []
+    with pytest.raises(ExeatError, match="does not tell the sandbox of a pod's container"):
+        find(socket, of_pod({}, {**OWN, "io.kubernetes.sandbox.id": sandbox_id}), asked=asked)
+    assert asked == [CONTAINER, IMAGE]
 
 
 def test_an_answer_for_another_container_is_refused(socket: Path) -> None:
     """Docker also takes a name, and somebody may have given one that looks like an id."""
-    with pytest.raises(ExeatError, match="another container than it was asked for"):
-        find(socket, {CONTAINER: answer(told(Id="1" * 64))})
+    for other in (told(Id="1" * 64), {}):
+        with pytest.raises(ExeatError, match="another container than it was asked for"):
+            find(socket, {CONTAINER: answer(other)})
+    assert find(socket, {CONTAINER: answer({"Id": ID})})
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -195,7 +228,6 @@ def test_who_is_slow_is_an_error_after_a_bounded_time_and_nobody_else_waits(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All questions together: two that take half of it each are too much."""
-    monkeypatch.setattr(docker, "WITHIN_S", 0.3)
     answers = {CONTAINER: answer(told()), IMAGE: image()}
 
     async def ask(delay_s: float) -> int:
@@ -208,8 +240,7 @@ def test_who_is_slow_is_an_error_after_a_bounded_time_and_nobody_else_waits(
             await asking
         return ticks
 
-    assert asyncio.run(ask(0.05)) > 0
-    began = time.monotonic()
+    assert asyncio.run(ask(0.05)) > 0  # before the limit is short: machines are busy
+    monkeypatch.setattr(docker, "WITHIN_S", 0.3)
     with pytest.raises(ExeatError, match=r"not answered within 0\.3 s"):
         asyncio.run(ask(0.2))
-    assert time.monotonic() - began < 3

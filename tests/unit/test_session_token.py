@@ -224,6 +224,10 @@ def test_a_token_holds_here_now_and_for_one_workload() -> None:
     assert "does not hold before" in why(now=NOW - SKEW_S - 0.001)
     assert why(nbf=NOW + 50 + SKEW_S, exp=NOW + 500, now=NOW + 50) == ""
     assert "does not hold before" in why(nbf=NOW + 51 + SKEW_S, exp=NOW + 500, now=NOW + 50)
+    future = {"iat": NOW + 61 + SKEW_S, "exp": NOW + 500}
+    assert "does not hold before" in why(**future)
+    assert "does not hold before" in why(nbf=1, **future)  # nor does it hold before it was issued
+    assert why(nbf=1) == ""
     assert why(exp=NOW + 86_400) == ""
     assert "within 24 hours" in why(exp=NOW + 86_401)
 

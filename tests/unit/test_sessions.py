@@ -26,9 +26,9 @@ class Clocks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_ns = self.passed_ns = 0
-        real_wall, real_boot = time.time_ns, module.boot_ns
-        monkeypatch.setattr(module.time, "time_ns", lambda: real_wall() + self.ahead_ns + self.passed_ns)
-        monkeypatch.setattr(module, "boot_ns", lambda: real_boot() + self.passed_ns)
+        wall_ns, boot_ns = time.time_ns(), module.boot_ns()
+        monkeypatch.setattr(module.time, "time_ns", lambda: wall_ns + self.ahead_ns + self.passed_ns)
+        monkeypatch.setattr(module, "boot_ns", lambda: boot_ns + self.passed_ns)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_an_older_token_is_refused_and_the_same_one_is_not(sessions: Sessions, s
 
 def test_a_context_ends_by_either_clock(sessions: Sessions, signer: Orchestrator, clocks: Clocks) -> None:
     """Set back, the wall clock neither prolongs it nor brings it back; set forward, it ends it."""
-    now = int(time.time())
+    now = time.time_ns() // SECOND  # by the clock that stands
     token = signer.token(iat=now, exp=now + 60)
     context = accept(sessions, token)
     clocks.passed_ns = 59 * SECOND

@@ -88,7 +88,7 @@ class Assigning:
             own = self._own_policy(registration)
             text_hash = hashlib.sha256(registration.policy_text.encode()).hexdigest()
             found[own.name] = (own, text_hash)
-        mode = _strictest(one for one in self._undecided(workload, path) if one.name not in found)
+        mode = _strictest(mode for one, mode in self._undecided(workload, path, name) if one.name not in found)
         if not found:
             is_managed = not wish.is_empty or self._roll.is_managed(path)
             mode = Mode.ENFORCE if is_managed else mode
@@ -158,14 +158,14 @@ class Assigning:
             session=self.session_of(workload),
         )
 
-    def _undecided(self, workload: int, path: str) -> Iterable[Policy]:
-        """Policies that may be for it: it waits behind a wall as strict as they are. Where they only watch, so does it.
+    def _undecided(self, workload: int, path: str, name: str) -> list[tuple[Policy, Mode]]:
+        """Policies that may be for it, and how strict they are: so is the wall behind which it waits.
 
         Nobody has said yet who is in a container, while these ask for that; or its image has a say in it.
         """
-        if self.identities.is_awaited(workload, path):
-            return [one for one in self._asking() if _could_be_at(one.subject, path)]
-        return self._doubtful(workload, path)
+        if self.identities.is_awaited(workload, path):  # its name, by which a roll-out goes, is not known either
+            return [(one, one.mode) for one in self._asking() if _could_be_at(one.subject, path)]
+        return [(one, effective_mode(one, name)) for one in self._doubtful(workload, path)]
 
     def _doubtful(self, workload: int, path: str) -> tuple[Policy, ...]:
         """Policies that would fit if the labels counted that the container's image brings as well.
@@ -201,9 +201,9 @@ class Assigning:
         return replace(policy, name=f"{registration.name}:{policy.name}") if is_taken else policy
 
 
-def _strictest(policies: Iterable[Policy]) -> Mode | None:
-    """Of a wall in place of these; None: there is none of them."""
-    modes = {policy.mode for policy in policies}
+def _strictest(modes: Iterable[Mode]) -> Mode | None:
+    """Of a wall in place of policies in these; None: there is none of them."""
+    modes = set(modes)
     if not modes:
         return None
     return Mode.ENFORCE if modes & set(_STRICT) else Mode.MONITOR
