@@ -24,19 +24,19 @@ from exeat.kernel.source import build_header_tree
 _PR_SET_PDEATHSIG = 1
 _TREE = "exeat-headers-"
 _OFFSETS = ("tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start")  # the C text has them as TCP_SOCK_WRITE_SEQ
-_IN_MEMORY = Path("/run")  # a tmpfs: 600 links take half a second on a disk
+_IN_MEMORY = Path("/run")  # a tmpfs
 
 
-def _load(request: dict[str, Any]) -> dict[str, str]:
+def _load(request: dict[str, Any], headers: tuple[str, ...]) -> dict[str, str]:
     """Loads and pins what it can; what was refused, and how.
 
     LLVM 19 (Debian 13) makes code of which the verifier sees no end, unless it is told to do less; what LLVM 14 makes
     then is refused for other reasons. So what was refused is made once more, with less.
     """
-    refused = _load_some(request, request["programs"], ())
+    refused = _load_some(request, request["programs"], headers)
     if refused:
         again = {name: types for name, types in request["programs"].items() if name in refused}
-        still = _load_some(request, again, ("-O1",))
+        still = _load_some(request, again, (*headers, "-O1"))
         refused = {name: why for name, why in refused.items() if name in still}
     return refused
 
@@ -94,9 +94,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix=f"{_TREE}{os.getpid()}-", dir=where) as headers:
         answer: dict[str, Any] = {"ok": True}
         try:
-            build_header_tree(Path(headers))
+            flags = build_header_tree(Path(headers))
             os.environ["BCC_KERNEL_SOURCE"] = headers
-            answer["refused"] = _load(request)
+            answer["refused"] = _load(request, flags)
         except ImportError:
             answer = {
                 "error": "BCC is missing for this Python: apt-get install python3-bpfcc, and use a virtual "

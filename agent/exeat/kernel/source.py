@@ -47,8 +47,8 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build_header_tree(directory: Path) -> None:
-    """Makes a tree that BCC takes for kernel headers: our stubs, and links to the system's UAPI headers."""
+def build_header_tree(directory: Path) -> tuple[str, ...]:
+    """Makes a tree that BCC takes for kernel headers, of our stubs; by these flags the system's come after it."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
     arch = _UAPI / multiarch / "asm"
     if not (_UAPI / "linux" / "bpf.h").is_file() or not arch.is_dir():
@@ -58,9 +58,8 @@ def build_header_tree(directory: Path) -> None:
         target = directory / "include" / stub.relative_to(stubs)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(stub)
-    uapi = directory / "include" / "uapi"
-    (uapi / "asm").symlink_to(arch)
-    (uapi / "asm-generic").symlink_to(_UAPI / "asm-generic")
-    for entry in (_UAPI / "linux").iterdir():
-        if not (uapi / "linux" / entry.name).exists():
-            (uapi / "linux" / entry.name).symlink_to(entry)
+    after = directory / "after" / "uapi"  # by two names, as kernel headers are: <linux/ip.h>, <uapi/linux/ip.h>
+    after.mkdir(parents=True)
+    for name, there in (("linux", _UAPI / "linux"), ("asm", arch), ("asm-generic", _UAPI / "asm-generic")):
+        (after / name).symlink_to(there)
+    return "-idirafter", str(after), "-idirafter", str(after.parent)
