@@ -3,12 +3,11 @@
 #
 #     tests/vm/suite.sh [pytest argument ...]
 uname -srv
-exeat doctor
-doctor=$?
+exeat doctor | tee /tmp/doctor
 python tests/vm/verifier.py
-if [ "$doctor" != 0 ]; then
-  echo "the doctor found something missing (status $doctor): the tests would only say so again" >&2
-  exit "$doctor"
+if [ ! -s /tmp/doctor ] || grep '^MISSING' /tmp/doctor | grep -qv 'tcx links'; then # without tcx everything works, by clsact
+  echo "the doctor found something missing: the tests would only say so again" >&2
+  exit 1
 fi
 # Of two --timeout pytest takes the last.
 PYTHONPATH=tests exec pytest -p vm.patience --timeout 900 "$@"
