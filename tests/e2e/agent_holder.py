@@ -1,9 +1,10 @@
 """Connections that a workload keeps open, idle and busy, and the moment and manner of the end of each.
 
-with hold(stage, cgroup, shop=stage.shop.address4) as held:      # "shop idle" and "shop busy", to port 7
+with hold(stage, cgroup, shop=stage.shop.address4, evil=...) as held:      # "shop idle" and "shop busy", to port 7
     held.wait_open()
     ...
-    assert held.ended_within("shop idle", 1.0, since=moment)
+    assert held.is_open("shop idle", "shop busy")
+    how, when = held.ended("evil idle")
 """
 
 import json
@@ -19,6 +20,7 @@ from bed.namespace import Namespace
 from e2e.agent_stage import AgentStage
 
 _BUSY_S = 0.01
+_HEARD = 25  # answers: a quarter of a second of them, the first of which may have been on its way
 HOLD = f"""
 import errno, json, socket, sys, threading, time
 lock = threading.Lock()
@@ -39,6 +41,8 @@ def hold(name, address):
                     sock.settimeout(None)
                 if not sock.recv(100):
                     return tell(name, "closed")
+                if name.endswith("busy"):
+                    tell(name, "heard")
     except OSError as error:
         tell(name, errno.errorcode.get(error.errno or 0, repr(error)))
 threads = [threading.Thread(target=hold, args=one) for one in json.loads(sys.argv[1])]
@@ -59,20 +63,34 @@ class Held:
         """By connection: what became of it and when, by the monotonic clock."""
         told: dict[str, list[tuple[str, float]]] = {name: [] for name in self.names}
         for line in self.file.read_text().splitlines():
-            name, what, when = json.loads(line)
-            told[name].append((what, when))
+            if '", "heard", ' not in line:
+                name, what, when = json.loads(line)
+                told[name].append((what, when))
         return told
 
     def wait_open(self, within_s: float = 10.0) -> None:
         """Returns when all are open."""
         deadline = time.monotonic() + within_s
-        while not self.is_open(*self.names):
+        while not self._has_no_end(*self.names):
             assert time.monotonic() < deadline, self.told()
             time.sleep(0.01)
 
-    def is_open(self, *names: str) -> bool:
-        """Whether these are open still; the busy ones said something a moment ago."""
-        return all([what for what, _ in self.told()[name]] == ["open"] for name in names)
+    def is_open(self, *names: str, within_s: float = 10.0) -> bool:
+        """Whether these are open still. Each busy one is heard again: packets that are dropped tell no end."""
+        wanted = {name: self._heard(name) + _HEARD for name in names if name.endswith("busy")}
+        deadline = time.monotonic() + within_s
+        while any(self._heard(name) < count for name, count in wanted.items()):
+            if not self._has_no_end(*names) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return self._has_no_end(*names)
+
+    def _has_no_end(self, *names: str) -> bool:
+        told = self.told()
+        return all([what for what, _ in told[name]] == ["open"] for name in names)
+
+    def _heard(self, name: str) -> int:
+        return self.file.read_text().count(json.dumps([name, "heard"])[:-1])
 
     def ended(self, name: str, within_s: float = 10.0) -> tuple[str, float]:
         """How and when it ended; waits for it."""

@@ -30,15 +30,17 @@ import pytest
 
 from bed import Bed, Dns, Finished, Host, Tcp, Tls, call_in, missing_capability, run_in, start_in
 from e2e.guard import remove_cgroup
+from e2e.left_over import end_what_was_left
 from exeat.control.asking import AgentClient
 from exeat.control.client import connect, trouble_at
 from exeat.kernel.filesystems import mount_point
-from exeat.kernel.instance import instances, remove_instance
+from exeat.kernel.instance import remove_instance
 
 EXEAT = (sys.executable, "-m", "exeat.cli.main")
 _OWNER = os.getpid()
 INSTANCE = f"agent-{_OWNER}"
 START_S = 60.0  # how long the compiler may take on a busy machine
+SO_S = 20.0  # and whatever else is waited for: each look may be the start of a program
 SETTINGS = """\
 apiVersion: exeat.dev/v1
 kind: AgentSettings
@@ -133,12 +135,12 @@ class AgentStage:
         draft.replace(path)
         return path
 
-    def start(self, *, wait: bool = True) -> None:
-        """Starts the agent."""
+    def start(self, *, wait: bool = True, cgroup: Path | None = None) -> None:
+        """Starts the agent, where these tests are or in a cgroup."""
         with (self.directory / "out").open("a") as out:
             line = [*EXEAT, "agent", "--config", str(self.directory / "exeat.yaml")]
             environment = {"EXEAT_INSTANCE": INSTANCE, **self.environment}
-            self.process = start_in(self.bed, line, stdout=out, stderr=out, env=environment)
+            self.process = start_in(self.bed, line, cgroup=cgroup, stdout=out, stderr=out, env=environment)
         if wait:
             self.wait_until(lambda: trouble_at(self.socket) is None, START_S)
 
@@ -176,7 +178,7 @@ class AgentStage:
         """Calls a function inside a workload."""
         return call_in(self.bed, function, cgroup=cgroup, **how)
 
-    def wait_until(self, is_so: Callable[[], bool], within_s: float = 5.0) -> float:
+    def wait_until(self, is_so: Callable[[], bool], within_s: float = SO_S) -> float:
         """Waits for it; how long it took."""
         began = asked = time.monotonic()
         while not is_so():
@@ -223,7 +225,7 @@ def open_agent_stage(*, keeps_programs: bool = True) -> Iterator[AgentStage]:
     _sweep()
     if not keeps_programs:
         remove_instance(INSTANCE)
-    with tempfile.TemporaryDirectory(prefix="exeat-agent-") as place, Bed() as bed:
+    with tempfile.TemporaryDirectory(prefix=f"exeat-agent-{os.getpid()}-") as place, Bed() as bed:
         directory = Path(place)
         (directory / "policies.d").mkdir()
         (directory / "exeat.yaml").write_text(SETTINGS.format(directory, NO_RUNTIMES))
@@ -244,10 +246,7 @@ def _sweep() -> None:
     """What this process keeps goes with it; what a killed one kept goes now."""
     atexit.unregister(_leave)
     atexit.register(_leave)
-    for name in instances():
-        pid = name.removeprefix("agent-")
-        if name.startswith("agent-") and pid.isdecimal() and not Path("/proc", pid).exists():
-            remove_instance(name)
+    end_what_was_left(instance="agent-{}", cgroup="exeat-agents-{}", directory="exeat-agent-{}-")
 
 
 def _leave() -> None:

@@ -2,7 +2,7 @@
 
 A block of a guide that begins with ```console is a script: its first line begins with `# ` or `$ `, and all lines that
 do are typed (with those of a here document, and after a backslash). The others must be seen; `...` stands for some that
-need not be. Numbers, hashes and times may be others. Blocks of any other kind are not run.
+need not be. Times, sizes, hashes and process ids may be others; counts may not. Blocks of any other kind are not run.
 
 The shell has root's rights, the bed's network, an /etc of its own (its changes are gone with it), and hosts called
 api.models.example, pypi.example, files.pypi.example, telemetry.example and evil.example. Of systemd there is as much as
@@ -27,6 +27,7 @@ import pytest
 
 from bed import Bed, Dns, Host, Tls, missing_capability, start_in
 from e2e.guard import remove_cgroup
+from e2e.left_over import end_what_was_left
 from exeat.control.client import trouble_at
 from exeat.kernel.filesystems import mount_point
 from exeat.kernel.instance import remove_instance
@@ -35,6 +36,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 NAMES = ("api.models.example", "pypi.example", "files.pypi.example", "telemetry.example", "evil.example")
 LIMIT_S, START_S = 150.0, 120.0  # the compiler may have to share the machine
 MARK = "\x1e"  # before each command's output
+_OTHERWISE = (  # in another run
+    (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\dZ?"), "TIME"),
+    (re.compile(r"\b(?=\w*\d)[0-9a-f]{7,}\b"), "HASH"),
+    (re.compile(r"\[\d+\]"), "[PID]"),
+    (re.compile(r"\b[1-9]\d* bytes out, [1-9]\d* in\b"), "SIZE bytes out, SIZE in"),
+    (re.compile(r"\b[1-9][\d.]* (?:[KMG]i)?B(?!\S)"), "SIZE"),
+)
 _SETTINGS = """\
 apiVersion: exeat.dev/v1
 kind: AgentSettings
@@ -54,7 +62,7 @@ mount -t overlay -o lowerdir=/etc,upperdir={0}/etc/upper,workdir={0}/etc/work no
 rm -f /etc/resolv.conf && cp {0}/resolv.conf /etc/resolv.conf
 rm -rf /etc/exeat && mkdir -p /etc/exeat/policies.d
 mount --bind {0}/policies.d /etc/exeat/policies.d
-systemctl() {{ test "$1 $2" = "start exeat"; }}  # it runs
+systemctl() {{ test "$2" = exeat && case $1 in start | restart) ;; *) false ;; esac; }}  # it runs, with these settings
 cd {0}/home
 set +eu
 """
@@ -62,7 +70,17 @@ _SYSTEMD_RUN = """\
 #!/bin/sh
 # --scope --slice=agents.slice --unit=NAME [--uid=..] COMMAND
 for word; do case $word in --unit=*) unit=${{word#--unit=}};; --*) ;; *) break;; esac; shift; done
-mkdir -p {0}/$unit.scope && echo 0 >{0}/$unit.scope/cgroup.procs && sleep 0.5 && exec "$@"  # docs/limits.md: no_gate
+mkdir -p {0}/$unit.scope && echo 0 >{0}/$unit.scope/cgroup.procs || exit
+for try in $(seq 100); do  # docs/limits.md: no_gate
+    exeat workloads /{1}/$unit.scope -o json 2>&1 | grep -q '"gates"' && break
+    sleep 0.1
+done
+exec "$@"
+"""
+_SLEEP = """\
+#!/bin/sh
+# Where a guide waits for what it has begun; this machine may have other things to do.
+case $1 in [0-9]) exec /bin/sleep $(($1 * 4));; *) exec /bin/sleep "$@";; esac
 """
 _SUDO = """\
 #!/bin/sh
@@ -182,7 +200,8 @@ def open_guide_stage() -> Iterator[GuideStage]:
         pytest.skip(missing)
     root = mount_point("cgroup2")
     assert root
-    with tempfile.TemporaryDirectory(prefix="exeat-guide-") as place, Bed() as bed:
+    end_what_was_left(instance="guide-{}", cgroup=r"agents-{}\.slice", directory="exeat-guide-{}-")
+    with tempfile.TemporaryDirectory(prefix=f"exeat-guide-{os.getpid()}-") as place, Bed() as bed:
         directory = Path(place)
         directory.chmod(0o755)
         for name in ("bin", "etc"):
@@ -193,7 +212,8 @@ def open_guide_stage() -> Iterator[GuideStage]:
         (directory / "exeat.yaml").write_text(_SETTINGS.format(directory))
         for name, text in {
             "exeat": f'#!/bin/sh\nexec {sys.executable} -m exeat.cli.main "$@"\n',
-            "systemd-run": _SYSTEMD_RUN.format(stage.slice),
+            "systemd-run": _SYSTEMD_RUN.format(stage.slice, stage.slice.name),
+            "sleep": _SLEEP,
             "sudo": _SUDO,
             "apt-get": "#!/bin/sh\nexit 0\n",
         }.items():
@@ -227,9 +247,10 @@ def typed_in(guide: str) -> list[Typed]:
 
 
 def plain(line: str) -> str:
-    """A line without what another run writes otherwise: numbers, hashes, spaces."""
-    line = re.sub(r"\b(?=\w*\d)[0-9a-f]{7,}\b", "0", line)
-    return " ".join(re.sub(r"\d+", "0", line).split())
+    """A line without what another run writes otherwise, and with single spaces."""
+    for pattern, word in _OTHERWISE:
+        line = pattern.sub(word, line)
+    return " ".join(line.split())
 
 
 def missing_from(output: str, shown: Sequence[str]) -> list[str]:

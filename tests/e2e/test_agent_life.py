@@ -31,6 +31,26 @@ def test_a_cgroup_is_found_whether_it_was_there_or_comes_later(stage: AgentStage
     assert stage.shop.count().connections == 2
 
 
+@pytest.mark.parametrize("below", ["", "box/"])
+def test_the_agent_judges_everybody_but_its_own_cgroup(stage: AgentStage, below: str) -> None:
+    """Which a policy names, or what is above it: it would lose its resolver. Once it has left, so is that."""
+    stage.write("coder", stage.policy("coder", stage.names("a.shop.test") + stage.rules(stage.shop)))
+    box, beside, own = stage.cgroup("box"), stage.cgroup("beside"), stage.top / f"{below}agent"
+    own.mkdir()
+    stage.start(cgroup=own)
+    assert stage.run(lambda: say(stage.evil.address4), own) == "hello"
+    for cgroup in (box, beside):
+        assert stage.run(lambda: look_up("a.shop.test"), cgroup) == [stage.shop.address4]
+        assert stage.run(lambda: fetch(stage.shop.address4, "a.shop.test"), cgroup) == "I am a.shop.test"
+        assert stage.run(lambda: say(stage.evil.address4), cgroup) == "EPERM"
+    assert {one["name"] for one in stage.json("workloads")["workloads"]} == {stage.path(box), stage.path(beside)}
+    stage.stop()
+    stage.start()
+    assert stage.run(lambda: say(stage.evil.address4), own) == "EPERM"
+    assert stage.run(lambda: say(stage.shop.address4), own) == "hello"
+    assert stage.evil.count().connections == 1
+
+
 def test_names_are_resolved_by_the_gate_and_only_then_reached(stage: AgentStage) -> None:
     """The gate listens where the workload's processes are."""
     stage.write("coder", stage.policy("coder", stage.names("a.shop.test")))

@@ -156,7 +156,6 @@ def test_a_registration_beside_a_subject_adds_its_policies_and_leaves_the_subjec
         held.wait_open()
         stage.exeat("unregister", "both")
         assert {held.ended("evil idle")[0], held.ended("evil busy")[0]} <= set(CUT)
-        time.sleep(0.2)
         assert held.is_open("shop idle", "shop busy")
     assert reached(stage, cgroup) == "shop"
     assert names(stage) == [stage.path(cgroup)]
@@ -293,7 +292,6 @@ def test_where_nothing_is_denied_nothing_is_cut(stage: AgentStage, mode: str) ->
         held.wait_open()
         stage.exeat("allow", cgroup.name, "192.0.2.7:7/tcp", "--for", "1h", "--reason", "TICKET-9")
         stage.exeat("mode", cgroup.name, "monitor")
-        time.sleep(0.3)
         assert held.is_open(*held.names)
         stage.exeat("mode", cgroup.name, "policy")
         done = time.monotonic()

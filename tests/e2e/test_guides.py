@@ -38,7 +38,7 @@ def stage() -> Iterator[GuideStage]:
 
 @pytest.mark.parametrize("guide", ["first-steps.md", "from-discovery-to-enforcement.md", "sandbox-hosts.md"])
 def test_what_a_guide_shows_is_what_comes(stage: GuideStage, guide: str) -> None:
-    """Line by line; only numbers, hashes and times are others."""
+    """Line by line, with the counts; only times, sizes, hashes and process ids are others."""
     stage.begin()
     typed = typed_in(guide)
     assert len(typed) > 10

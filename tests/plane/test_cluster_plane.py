@@ -61,9 +61,12 @@ def test_objects_come_to_agents_change_and_go(cluster: FakeCluster, tmp_path: Pa
             cluster.delete("ml", "coder")
             await stage.becomes("base", "other--late")
             await stage.has("other", "late", "Enforced", "Enforced")
-            await asyncio.sleep(2)
-            written = cluster.count("status")
-            await asyncio.sleep(2)
+            written = -1
+            for _ in range(10):  # the last ones may be late
+                if cluster.count("status") == written:
+                    break
+                written = cluster.count("status")
+                await asyncio.sleep(2)
             assert cluster.count("status") == written
             assert stage.controller.problems() == ()
             assert [one for one, _ in await stage.history() if one == "other--late"] == ["other--late"]
@@ -174,6 +177,7 @@ def test_an_object_that_flaps_keeps_nobody_waiting_and_fills_nothing(
 ) -> None:
     """Its namespace waits for its turn; what is written down has an end, and what it is at last holds."""
     monkeypatch.setattr(pace, "_AT_ONCE", 6.0)
+    monkeypatch.setattr(pace, "_PER_S", 0.0)  # however long it takes here
 
     async def talk() -> None:
         async with staged(cluster, tmp_path, papers) as stage:
@@ -182,7 +186,7 @@ def test_an_object_that_flaps_keeps_nobody_waiting_and_fills_nothing(
                 await asyncio.sleep(0.05)
             cluster.put("evil", "flaps", rules("at-last.example.com"))
             cluster.put("ml", "coder")
-            await stage.becomes("ml--coder", "evil--flaps", within_s=5)
+            await stage.becomes("ml--coder", "evil--flaps")
             assert "it waits its turn" in await stage.has("evil", "flaps", "Pending")
             assert 2 <= (await stage.history()).count(("evil--flaps", "apply")) <= 7
             monkeypatch.setattr(pace, "_PER_S", 100.0)
