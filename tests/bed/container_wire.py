@@ -1,6 +1,6 @@
 """A wire from a container's own network namespace to the hosts of a Bed: a veth pair beside the bed's own client.
 
-addresses = connect(bed, container.pid, 1)       # number: 1 to 40, one for each container of a bed
+connect(bed, container.pid)                      # at most 40 times for a bed
 container.exec("wget", "-qO-", f"http://{shop.addresses[0]}/")
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from bed import Bed
 from bed.network import ip_batch
 
 NUMBERS = range(1, 41)
+_last: WeakKeyDictionary[Bed, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class Addresses:
     router6: str
 
 
-def connect(bed: Bed, pid: int, number: int) -> Addresses:
+def connect(bed: Bed, pid: int) -> Addresses:
     """Lays it for the namespace of this process. It goes with either end."""
-    assert number in NUMBERS, f"a bed has room for containers {NUMBERS.start} to {NUMBERS.stop - 1}"
+    number = _last[bed] = _last.get(bed, 0) + 1
+    assert number in NUMBERS, f"a bed has room for {len(NUMBERS)} containers"
     base = 64 + 4 * number
     its = Addresses(
         f"198.51.100.{base + 2}", f"2001:db8:1:{number:x}::2", f"198.51.100.{base + 1}", f"2001:db8:1:{number:x}::1"

@@ -2,6 +2,7 @@
 
     with containerd_daemon() as cri:                      # a second; keep it for a module or a session
         cri.image("ghcr.io/acme/agent:1.0")               # busybox
+        cri.digest_of("ghcr.io/acme/agent:1.0")           # ghcr.io/acme/agent@sha256:...
         pod = cri.pod("coder-1", "ml", {"app": "coder"})
         main = pod.run("ghcr.io/acme/agent:1.0", name="main")
         pod.id, pod.uid, pod.pid, pod.cgroup              # the sandbox: its process holds the network namespace
@@ -10,7 +11,7 @@
         main.kill(); main = main.again()                  # as a kubelet starts a container again: with a new id
         pod.remove()
 
-A pod has no network but `lo`: `bed.container_wire.connect(bed, pod.pid, 1)` lays a wire to the hosts of a Bed, for all
+A pod has no network but `lo`: `bed.container_wire.connect(bed, pod.pid)` lays a wire to the hosts of a Bed, for all
 its containers. `run(..., tools=True)` mounts the host's /usr. `cri.socket` is what an agent is told.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 import uuid
@@ -30,11 +32,11 @@ import grpc
 
 from bed import Finished
 from bed.container_image import image_archive
-from bed.container_root import BUSYBOX
 from bed.daemons import Daemon, daemon, missing_for
 from bed.wire_format import decode, encode, pairs
 
 CALL_S = 60.0
+LOAD_S = 300.0  # an image of hundreds of megabytes
 PAUSE = "localhost/bed/pause:1"
 CNI_PROGRAMS = Path("/usr/lib/cni")  # of Debian's containernetworking-plugins
 _RUNTIME, _IMAGES = "/runtime.v1.RuntimeService/", "/runtime.v1.ImageService/"
@@ -80,11 +82,10 @@ end
 
 def missing_containerd() -> str | None:
     """Why there can be none here, as a sentence for a skip."""
-    if missing := missing_for("containerd", "ctr", "runc"):
+    if missing := missing_for("containerd", "ctr", "runc", with_busybox=True):
         return missing
-    if not (CNI_PROGRAMS / "loopback").exists():
-        return "these tests need Debian's package containernetworking-plugins"
-    return None if BUSYBOX.exists() else "these tests need Debian's package busybox-static"
+    is_there = (CNI_PROGRAMS / "loopback").exists()
+    return None if is_there else "these tests need Debian's package containernetworking-plugins"
 
 
 @dataclass(frozen=True)
@@ -205,11 +206,29 @@ class Containerd:
         """Makes a busybox image under this name."""
         file = self.daemon.directory / "image.tar"
         file.write_bytes(image_archive(name, labels))
-        words = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "import", "--snapshotter",
-                 "native", "--digests=false", str(file)]  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True, timeout=CALL_S)
+        self.load(file)
+        self._wait_for_image(name)
+
+    def load(self, file: Path) -> None:
+        """The images of an archive."""
+        self._images("import", "--snapshotter", "native", "--digests=false", str(file))
+
+    def digest_of(self, image: str) -> str:
+        """Its name by its digest, which it has from now on, as one that was pulled has it."""
+        (digest,) = set(re.findall("sha256:[0-9a-f]{64}", self._images("list", f"name=={image}")))
+        name = f"{image.rpartition(':')[0]}@{digest}"
+        self._images("tag", image, name)
+        self._wait_for_image(name)
+        return name
+
+    def _images(self, *words: str) -> str:
+        line = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", *words]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=LOAD_S)
         if done.returncode:
-            raise RuntimeError(f"no image {name}: {done.stderr}{done.stdout}")
+            raise RuntimeError(f"ctr images {' '.join(words)} failed: {done.stderr}{done.stdout}")
+        return done.stdout
+
+    def _wait_for_image(self, name: str) -> None:
         deadline = time.monotonic() + CALL_S
         while 1 not in self.ask(_IMAGES + "ImageStatus", {1: {1: name}}):  # it is told of it by an event
             assert time.monotonic() < deadline, f"containerd does not see the image {name}"

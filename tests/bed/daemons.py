@@ -16,19 +16,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from bed.container_root import BUSYBOX
 from bed.namespace import die_with_parent
 
 START_S = 30.0
 END_S = 10.0
-# Mounts of the host still arrive, none of these leaves. Some things are below /run whatever the settings say, and would
-# stay there: the shims' sockets, and what runc knows of Podman's containers.
+# Mounts of the host still arrive, none of these leaves. Some things have their place whatever the settings say, and
+# would stay there: the shims' sockets, what runc knows of Podman's containers, pods' networks and CNI's notes of them.
 _BEGIN = """
 echo $$ >"$1"
 [ -e /sys/fs/cgroup/cgroup.procs ] || mount -t cgroup2 none /sys/fs/cgroup
 mount --make-rshared /
-mkdir -p /run/containerd /run/runc
-mount -t tmpfs none /run/containerd
-mount -t tmpfs none /run/runc
+for directory in /run/containerd /run/runc /run/netns /var/lib/cni; do
+  mkdir -p $directory
+  mount -t tmpfs none $directory
+done
 shift
 exec "$@"
 """
@@ -86,10 +88,12 @@ class Daemon:
 
     def close(self) -> None:
         """Ends all that came of it. May be called twice."""
-        end_all_in(self._leaf.parent)
-        if self._process:
-            self._process.wait(END_S)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            end_all_in(self._leaf.parent)
+            if self._process:
+                self._process.wait(END_S)
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def end_all_in(cgroup: Path) -> None:
@@ -108,12 +112,13 @@ def end_all_in(cgroup: Path) -> None:
 
 def end_what_was_left() -> None:
     """Of test runs that were killed."""
-    for cgroup in cgroup2().glob("bed-*-*-*"):
-        pid = cgroup.name.split("-")[2]
+    directories = Path(tempfile.gettempdir())
+    for name in {path.name for above in (cgroup2(), directories) for path in above.glob("bed-*-*-*")}:
+        pid = name.split("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             with contextlib.suppress(FileNotFoundError):  # another test run does the same
-                end_all_in(cgroup)
-            shutil.rmtree(Path(tempfile.gettempdir()) / cgroup.name, ignore_errors=True)
+                end_all_in(cgroup2() / name)
+            shutil.rmtree(directories / name, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -133,9 +138,11 @@ def cgroup_of(pid: int) -> str:
     return next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
 
 
-def missing_for(*programs: str) -> str | None:
-    """Why no such daemon can be started here, as a sentence for a skip."""
+def missing_for(*programs: str, with_busybox: bool = False) -> str | None:
+    """Why no such daemon can be started here, as a sentence for a skip. `with_busybox`: it runs images made here."""
     for program in programs:
         if shutil.which(program) is None:
             return f"these tests need the program {program!r}"
+    if with_busybox and not BUSYBOX.exists():
+        return "these tests need Debian's package busybox-static"
     return None if os.geteuid() == 0 else "these tests need root"

@@ -11,7 +11,7 @@
 A container has no network but `lo`: there is no bridge, and no packet filter of the host is touched. A wire to the
 hosts of a Bed is laid by `bed.container_wire`:
 
-    connect(bed, web.pid, 1)                              # 198.51.100.70 and 2001:db8:1:1::2, default routes to the bed
+    connect(bed, web.pid)                                 # 198.51.100.70 and 2001:db8:1:1::2, default routes to the bed
 
 `run(..., tools=True)` mounts the host's /usr, so that curl, dig and python3 are there. `options` go to `docker run`.
 All containers are under `docker.cgroup` unless `--cgroup-parent` says otherwise; they end with the daemon, at once.
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bed import Finished
-from bed.container_root import BUSYBOX, root_tar
+from bed.container_root import root_tar
 from bed.daemons import Daemon, cgroup_of, daemon, missing_for
 
 COMMAND_S = 60.0
@@ -38,9 +38,7 @@ _TOOLS = ("--volume", "/usr:/usr:ro")
 
 def missing_docker() -> str | None:
     """Why there can be none here, as a sentence for a skip."""
-    if missing := missing_for("dockerd", "containerd", "runc", CLIENT):
-        return missing
-    return None if BUSYBOX.exists() else "these tests need Debian's package busybox-static"
+    return missing_for("dockerd", "containerd", "runc", CLIENT, with_busybox=True)
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,11 @@ class Docker:
         if not any(word.startswith("--cgroup-parent") for word in options):
             words.append(f"--cgroup-parent={self.cgroup}")
         return Container(self, self("run", "--detach", *words, image, *(command or ("sleep", "1000000"))))
+
+    def remove_all(self) -> None:
+        """Every container."""
+        for container in self("ps", "--all", "--quiet").split():
+            self("rm", "--force", container)
 
     def inspect(self, what: str) -> Any:
         """As the API tells it."""

@@ -87,14 +87,18 @@ class Hosts:
         for address in also:
             self._network.add_address(address)
         host = Host(name, *self._network.next_addresses(), also, self)
-        for service in services or (Tls(),):
-            chain = key = ""
-            if isinstance(service, Tls):
-                certificate = self._authority.certificate(*(service.names or (name,)))
-                chain, key = str(certificate.chain), str(certificate.key)
-            self.ask("listen", Listening(name, host.addresses, service, chain, key))
+        self.serve(host, *(services or (Tls(),)))
         self._by_name[name] = host
         return host
+
+    def serve(self, host: Host, *services: Service) -> None:
+        """Let a host offer these, too."""
+        for service in services:
+            chain = key = ""
+            if isinstance(service, Tls):
+                certificate = self._authority.certificate(*(service.names or (host.name,)))
+                chain, key = str(certificate.chain), str(certificate.key)
+            self.ask("listen", Listening(host.name, host.addresses, service, chain, key))
 
     def __getitem__(self, name: str) -> Host:
         """The host of that name."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from bed.container_root import BUSYBOX
 from bed.daemons import daemon, missing_for
 from bed.docker import CLIENT, Docker
 
@@ -28,9 +27,7 @@ runtime = "runc"
 
 def missing_podman() -> str | None:
     """Why there can be none here, as a sentence for a skip."""
-    if missing := missing_for("podman", "conmon", "runc", CLIENT):
-        return missing
-    return None if BUSYBOX.exists() else "these tests need Debian's package busybox-static"
+    return missing_for("podman", "conmon", "runc", CLIENT, with_busybox=True)
 
 
 @contextlib.contextmanager

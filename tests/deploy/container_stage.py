@@ -1,11 +1,12 @@
 """A real agent and real containers: what it is told of them by their runtime, and what their policies do.
 
-    with open_container_stage(cri=cri.socket) as stage:
+    with open_container_stage("cri", cri.socket) as (stage, door):
         stage.write("coder", policy_for(stage, "pods: {namespace: ml}"))
         stage.start()
         reach(main, "a.shop.test")        # curl inside the container: what came back, or curl's number
+        knock(main, stage.shop)           # a plain connection: the host that answered, or the error
 
-The agent asks the runtime through a Door, which a test can shut: then nobody answers.
+The agent asks the runtime through a Door, which a test can shut: then nobody answers. It believes SIGNER's sessions.
 """
 
 from __future__ import annotations
@@ -14,15 +15,47 @@ import contextlib
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from bed import Finished, Host
-from e2e.agent_stage import NO_RUNTIMES, AgentStage, open_agent_stage
+import pytest
 
+from bed import Finished, Host, Udp
+from bed.container_wire import connect
+from bed.docker import Container, Docker, docker_daemon, missing_docker
+from bed.podman import missing_podman, podman_daemon
+from e2e.agent_stage import NO_RUNTIMES, AgentStage, open_agent_stage
+from unit.session_words import Orchestrator, write_keys
+
+IMAGE = "ghcr.io/acme/agent:1.0"
+OTHER = "ghcr.io/acme/other:1.0"
+SO_S = 30.0  # for what is waited for: an agent that asked in vain asks again after some seconds, each look is a program
+SIGNER = Orchestrator()  # of sessions
+Starting = Callable[[], AbstractContextManager[Docker]]
+DAEMONS: Mapping[str, tuple[Callable[[], str | None], Starting]] = {
+    "docker": (missing_docker, docker_daemon),
+    "podman": (missing_podman, podman_daemon),
+}
+# What the host said first, or the error's name.
+TALK = """
+import errno, socket, sys
+address, port, protocol = sys.argv[1:]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+try:
+    with socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.connect((address, int(port)))
+        sock.sendall(b"x")
+        print(sock.makefile().readline() if protocol == "tcp" else sock.recv(99).decode())
+except OSError as error:
+    print(errno.errorcode.get(error.errno or 0, repr(error)))
+"""
 SOMEBODY = "203.0.113.253"  # whom a container asks about names; nobody is there: the gate answers
 RESOLV_CONF = f"nameserver {SOMEBODY}\noptions timeout:2 attempts:1\n"
 _CURL_REFUSED = (6, 7, 35, 56)  # no name, no connection, no handshake, no answer
@@ -108,28 +141,64 @@ def _carry(source: socket.socket, sink: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def open_container_stage(*, docker: Path | None = None, cri: Path | None = None) -> Iterator[tuple[AgentStage, Door]]:
-    """The stage of an agent that knows this runtime and no other, and the door to it. No agent runs yet."""
+def docker_with(images: Mapping[str, Mapping[str, str]], kind: str = "docker") -> Iterator[Docker]:
+    """A daemon with these images and their labels, or a skip. Podman's has the same words."""
+    missing, daemon = DAEMONS[kind]
+    if why := missing() or has_tools():
+        pytest.skip(why)
+    with daemon() as docker:
+        for name, labels in images.items():
+            docker.image(name, labels)
+        yield docker
+
+
+@contextlib.contextmanager
+def open_container_stage(kind: str, runtime: Path) -> Iterator[tuple[AgentStage, Door]]:
+    """The stage of an agent that knows this runtime and no other, and the door to it. No agent runs yet.
+
+    `kind`: docker, podman or cri. Both hosts answer over UDP, too, on the plain port.
+    """
     with open_agent_stage() as stage:
-        runtime = docker or cri
-        assert runtime
+        for host in (stage.shop, stage.evil):
+            stage.bed.hosts.serve(host, Udp(7))
+        keys = stage.directory / "sessions.pub"
+        write_keys(keys, SIGNER)
         door = Door(stage.directory / "runtime.sock", runtime)
-        sockets = {
-            "docker": str(door.path) if docker else "off",
-            "podman": "off",
-            "cri": [str(door.path)] if cri else "off",
-        }
+        path = str(door.path)
+        sockets = {"docker": "off", "podman": "off", "cri": "off"} | {kind: [path] if kind == "cri" else path}
         settings = stage.directory / "exeat.yaml"
-        settings.write_text(settings.read_text().replace(NO_RUNTIMES, json.dumps(sockets)))
+        text = settings.read_text().replace(NO_RUNTIMES, json.dumps(sockets))
+        settings.write_text(f"{text}  sessions: {{keys: {keys}}}\n")
         try:
             yield stage, door
         finally:
             door.close()
 
 
+def fresh(stage: AgentStage) -> AgentStage:
+    """With no packet counted yet, and an agent, though a test before failed without one."""
+    if stage.process is None:
+        stage.start()
+    stage.shop.reset()
+    stage.evil.reset()
+    return stage
+
+
+def started(
+    docker: Docker, stage: AgentStage, name: str, image: str = IMAGE, *options: str, **labels: str
+) -> Container:
+    """A container with a way to the hosts."""
+    container = docker.run(image, name=name, labels=labels, tools=True, options=options)
+    connect(stage.bed, container.pid)
+    furnish(container)
+    return container
+
+
 def policy_for(stage: AgentStage, subject: str, *names: str, name: str = "coder", more: str = "") -> str:
     """Names and plain ports of the shop, for this subject (the inside of a YAML mapping)."""
-    text = stage.policy(name, stage.rules(stage.shop) + stage.names(*(names or ("a.shop.test",))), more=more)
+    plain = stage.rules(stage.shop)
+    rules = plain + plain.replace("shop-7", "shop-7-udp").replace("protocol: tcp", "protocol: udp")
+    text = stage.policy(name, rules + stage.names(*(names or ("a.shop.test",))), more=more)
     old = f'subject: {{cgroups: ["{stage.subject}"]}}'
     assert old in text
     return text.replace(old, f"subject: {{{subject}}}")
@@ -151,18 +220,19 @@ def reach(container: Inhabited, name: str) -> str:
     return done.stdout.strip().removeprefix("I am ") if done.returncode == 0 else f"curl {done.returncode}"
 
 
-def knock(container: Inhabited, host: Host, port: int = 7) -> str:
-    """A plain connection from inside: what the host said first, or the error."""
-    script = (
-        "import errno, socket, sys\n"
-        "try:\n"
-        f"    s = socket.create_connection(({host.address4!r}, {port}), 5)\n"
-        "    s.sendall(b'x')\n"
-        "    print(s.makefile().readline())\n"
-        "except OSError as e:\n"
-        "    print(errno.errorcode.get(e.errno or 0, repr(e)))\n"
-    )
-    done = container.exec("python3", "-c", script, timeout=30)
+def knock(container: Inhabited, host: Host, port: int = 7, *, protocol: str = "tcp", address: str = "") -> str:
+    """From inside: the host that answered, by its own word, or the error. `address`: another than its IPv4 address."""
+    done = container.exec("python3", "-c", TALK, address or host.address4, str(port), protocol, timeout=30)
+    assert done.returncode == 0, done
+    return done.stdout.strip().removeprefix("I am ")
+
+
+def knock_from(cgroup: Path, pid: int, host: Host, user: int = 0) -> str:
+    """The same from any cgroup, in the network namespace of this process."""
+    enter = 'echo $$ >"$1"; shift; exec "$@"'
+    inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "setpriv", f"--reuid={user}"]
+    line = ["sh", "-ec", enter, "sh", cgroup / "cgroup.procs", *inside, sys.executable, "-c", TALK]
+    done = subprocess.run([*line, host.address4, "7", "tcp"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done
     return done.stdout.strip().removeprefix("I am ")
 
@@ -172,14 +242,20 @@ def views(stage: AgentStage) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in stage.json("workloads").get("workloads", ())}
 
 
-def denials_of(stage: AgentStage, **who: str) -> list[dict[str, Any]]:
-    """Verdicts against workloads of which these names are told."""
-    lines = stage.exeat("verdicts", "--since", "10m", "--verdict", "DROPPED", "-o", "json").stdout.splitlines()
-    found = [json.loads(line) for line in lines]
-    return [one for one in found if one["who"] and who.items() <= one["who"].items()]
+def verdicts_of(stage: AgentStage, verdict: str = "DROPPED", **who: str) -> list[dict[str, Any]]:
+    """Those about workloads of which these names are told."""
+    lines = stage.exeat("verdicts", "--since", "10m", "--verdict", verdict, "-o", "json").stdout.splitlines()
+    return [one for one in map(json.loads, lines) if who.items() <= (one["who"] or {}).items()]
 
 
-def soon(is_so: Any, within_s: float = 10.0) -> None:
+def session_file(stage: AgentStage, subject: str, **changed: Any) -> str:
+    """A token for alice, in a file."""
+    path = stage.directory / f"token-{time.monotonic_ns()}"
+    path.write_text(SIGNER.token(sub=subject, **changed))
+    return str(path)
+
+
+def soon(is_so: Callable[[], Any], within_s: float = SO_S) -> None:
     """Waits for it."""
     deadline = time.monotonic() + within_s
     while not is_so():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import itertools
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -21,12 +20,10 @@ from bed import Bed, Dns, Host, Tcp, Tls, run_in
 from bed.container_wire import connect
 from bed.containerd import Containerd, CriContainer, containerd_daemon
 from deploy.chart_render import KUBERNETES, ask
-from deploy.container_stage import furnish
+from deploy.container_stage import IMAGE, furnish
 from deploy.image_pod import NODE_NAME, Node, Objects, RunningPod, run_pod
 
-IMAGE = "ghcr.io/acme/agent:1.0"
 READY_S = 90.0  # how long the compiler may take on a busy machine
-_numbers = itertools.count(1)
 # Found before the real one: the daemon begins in its own mount namespace already, and not yet in the node's network.
 _CONTAINERD = """#!/bin/sh
 mount -t bpf none {bpf}
@@ -101,7 +98,7 @@ class Stage:
     def container(self, name: str, namespace: str, **labels: str) -> CriContainer:
         """One of a pod of somebody's, with a way to the hosts."""
         pod = self.cri.pod(name, namespace, labels)
-        connect(self.bed, pod.pid, next(_numbers))
+        connect(self.bed, pod.pid)
         container = pod.run(IMAGE, tools=True)
         furnish(container)
         return container
@@ -117,7 +114,7 @@ def open_stage(images: Mapping[str, Path], root: Path) -> Iterator[Stage]:
         resolver = bed.add("resolver", Dns(zone))
         with _containerd_of(bed, root / "sys/fs/bpf") as cri:
             for image in images.values():
-                _load(cri, image)
+                cri.load(image)
             cri.image(IMAGE)
             yield Stage(bed, cri, Node(root, (Path("/sys/fs/cgroup"), cri.daemon.directory)), shop, evil, resolver)
 
@@ -134,18 +131,3 @@ def _containerd_of(bed: Bed, bpf: Path) -> Iterator[Containerd]:
         with mock.patch.dict(os.environ, PATH=f"{programs}:{os.environ['PATH']}"):
             cri = opening.enter_context(containerd_daemon())
         yield cri
-
-
-def _load(cri: Containerd, image: Path) -> None:
-    words = [
-        "ctr",
-        "--address",
-        str(cri.socket),
-        "--namespace",
-        "k8s.io",
-        "images",
-        "import",
-        "--snapshotter",
-        "native",
-    ]
-    subprocess.run([*words, "--digests=false", str(image)], check=True, capture_output=True, timeout=300)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+_IMAGE_ID = "sha256:" + "6d" * 32  # of all images: who asks for a container asks for its image, too
+
 
 class MadeUpDocker(socketserver.ThreadingUnixStreamServer):
     """Serves until it is closed."""
@@ -34,7 +36,8 @@ class MadeUpDocker(socketserver.ThreadingUnixStreamServer):
 
     def _tell(self, container_id: str) -> dict[str, Any]:
         image = self.image_of.get(container_id, "nobody/other")
-        return {"Id": container_id, "Name": f"/c-{container_id[-6:]}", "Config": {"Image": image, "Labels": {}}}
+        told = {"Id": container_id, "Name": f"/c-{container_id[-6:]}", "Image": _IMAGE_ID}
+        return told | {"Config": {"Image": image, "Labels": {}}}
 
 
 class _Conversation(socketserver.StreamRequestHandler):
@@ -42,11 +45,12 @@ class _Conversation(socketserver.StreamRequestHandler):
         docker = self.server
         assert isinstance(docker, MadeUpDocker)
         line = self.rfile.readline().decode()
-        docker.asked += 1
+        is_for_image = line.startswith("GET /images/")
+        docker.asked += not is_for_image
         time.sleep(docker.delay_s)
-        if docker.is_silent or "/containers/" not in line:
+        if docker.is_silent or not line:
             return
-        told = docker.answer(line.split("/")[2])
+        told = {"Id": _IMAGE_ID} if is_for_image else docker.answer(line.split("/")[2])
         status, body = b"404 Not Found" if told is None else b"200 OK", json.dumps(told).encode()
         with contextlib.suppress(OSError):  # who asked has gone
             self.wfile.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)

@@ -17,12 +17,11 @@ import pytest
 
 from bed import start_in
 from bed.daemons import end_all_in
-from deploy.container_stage import policy_for, soon
+from deploy.container_stage import IMAGE, fresh, policy_for, soon
 from deploy.made_up_docker import MadeUpDocker, made_up_docker
 from e2e.agent_stage import NO_RUNTIMES, AgentStage, open_agent_stage, say
 from exeat.v1 import agent_pb2 as pb
 
-IMAGE = "ghcr.io/acme/agent:1.0"
 MANY, WAVES, WAVE = 500, 10, 200
 KNOWN_S = 30.0  # for all of them, on a machine that has other things to do
 LONGEST_S = 3.0  # of one answer, likewise
@@ -47,9 +46,7 @@ def opened() -> Iterator[tuple[AgentStage, MadeUpDocker]]:
 @pytest.fixture
 def stage(opened: tuple[AgentStage, MadeUpDocker]) -> Iterator[AgentStage]:
     """With a directory of Docker's, which goes with all that is in it."""
-    stage, _ = opened
-    stage.shop.reset()
-    stage.evil.reset()
+    stage = fresh(opened[0])
     above = stage.top / "docker"
     above.mkdir()
     yield stage
@@ -91,7 +88,7 @@ def resident_bytes(stage: AgentStage) -> int:
 def test_five_hundred_containers_at_once_are_known_soon_and_the_agent_answers_meanwhile(
     stage: AgentStage, docker: MadeUpDocker
 ) -> None:
-    """Half of them under a policy; Docker needs 20 ms for each."""
+    """Half of them under a policy; Docker needs 20 ms for each, and for its image."""
     docker.delay_s = 0.02
     began = time.monotonic()
     for number in range(MANY):
@@ -120,10 +117,10 @@ def test_two_thousand_containers_that_come_and_go_leave_nothing(stage: AgentStag
     sizes: list[int] = []
     for _ in range(WAVES):
         cgroups = [container(stage, docker) for _ in range(WAVE)]
-        soon(lambda: len(workloads(stage)) == WAVE, 30)
+        soon(lambda: len(workloads(stage)) == WAVE)
         for cgroup in cgroups:
             cgroup.rmdir()
-        soon(lambda: not workloads(stage), 30)
+        soon(lambda: not workloads(stage))
         sizes.append(resident_bytes(stage))
     print(f"resident after each {WAVE}: {', '.join(f'{one / 1e6:.1f}' for one in sizes)} MB")
     assert not list((stage.directory / "run" / "identities").glob("*.json"))
@@ -144,7 +141,7 @@ def test_an_answer_for_another_container_or_none_leaves_it_behind_the_wall(
     docker.is_silent = True
     soon(lambda: "no answer of HTTP" in workloads(stage)[0]["unknown"])
     docker.answer, docker.is_silent = honest, False
-    soon(lambda: workloads(stage)[0]["policies"] == ["coder"], 20)
+    soon(lambda: workloads(stage)[0]["policies"] == ["coder"])
     assert stage.run(lambda: say(stage.shop.address4), cgroup) == "hello"
     assert stage.run(lambda: say(stage.evil.address4), cgroup) == "EPERM"
     assert stage.evil.count().connections == 0
@@ -154,7 +151,7 @@ def test_a_policy_that_changes_while_the_runtime_thinks_is_the_one_that_holds(
     stage: AgentStage, docker: MadeUpDocker
 ) -> None:
     """Not the one of the time when it was asked."""
-    docker.delay_s = 1.0
+    docker.delay_s = 0.5  # and for its image as long again
     cgroup = container(stage, docker)
     soon(lambda: len(workloads(stage)) == 1)
     text = (stage.directory / "policies.d/coder.yaml").read_text()
@@ -179,7 +176,7 @@ def test_a_connection_of_before_is_judged_when_the_runtime_remembers_the_contain
     docker.answer = lambda container_id: None
     before = docker.asked
     cgroup = container(stage, docker)
-    soon(lambda: docker.asked >= before + 4 and not workloads(stage), 20)
+    soon(lambda: docker.asked >= before + 4 and not workloads(stage))
     script = (
         "import socket, sys\n"
         f"hosts = ({stage.shop.address4!r}, {stage.evil.address4!r})\n"
@@ -195,7 +192,7 @@ def test_a_connection_of_before_is_judged_when_the_runtime_remembers_the_contain
     assert process.stdout
     assert process.stdout.readline().strip() == "open"
     docker.answer = honest
-    soon(lambda: [one["policies"] for one in workloads(stage)] == [["coder"]], 20)
+    soon(lambda: [one["policies"] for one in workloads(stage)] == [["coder"]])
     said, _ = process.communicate("go on\n", timeout=40)
     stage.bed.disown(process)
     assert said.split() == ["more", str(errno.ECONNABORTED)]

@@ -6,78 +6,55 @@ not at all opens nothing.
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from bed.container_wire import connect
-from bed.docker import Container, Docker, docker_daemon, missing_docker
+from bed.docker import Docker
 from deploy.container_stage import (
+    IMAGE,
+    OTHER,
     Door,
-    denials_of,
+    docker_with,
+    fresh,
     furnish,
-    has_tools,
     knock,
     open_container_stage,
     policy_for,
     reach,
+    session_file,
     soon,
+    started,
+    verdicts_of,
     views,
 )
 from e2e.agent_stage import AgentStage
-
-IMAGE = "ghcr.io/acme/agent:1.0"
-OTHER = "ghcr.io/acme/other:1.0"
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def docker() -> Iterator[Docker]:
     """One daemon, two images."""
-    if missing := missing_docker() or has_tools():
-        pytest.skip(missing)
-    with docker_daemon() as docker:
-        docker.image(IMAGE, {"maintainer": "acme", "tier": "of-image"})
-        docker.image(OTHER)
+    with docker_with({IMAGE: {"maintainer": "acme", "tier": "of-image"}, OTHER: {}}) as docker:
         yield docker
 
 
 @pytest.fixture(scope="module")
 def opened(docker: Docker) -> Iterator[tuple[AgentStage, Door]]:
-    """One agent, which knows Docker; a policy for an image, one for a label."""
-    with open_container_stage(docker=docker.socket) as (stage, door):
+    """One agent, which knows Docker; a policy for an image, one for a label, one for a session."""
+    with open_container_stage("docker", docker.socket) as (stage, door):
         stage.write("coder", policy_for(stage, 'images: ["ghcr.io/acme/agent"]'))
         stage.write("labelled", policy_for(stage, "labels: {team: ml}", "b.shop.test", name="labelled"))
+        stage.write("alice", policy_for(stage, "session: {user: alice}", "b.shop.test", name="alice"))
         stage.start()
         yield stage, door
 
 
 @pytest.fixture
 def stage(opened: tuple[AgentStage, Door], docker: Docker) -> Iterator[AgentStage]:
-    """With no packet counted yet; no container is left."""
-    stage, _ = opened
-    stage.shop.reset()
-    stage.evil.reset()
-    yield stage
-    for container in docker("ps", "--all", "--quiet").split():
-        docker("rm", "--force", container)
-
-
-@pytest.fixture
-def door(opened: tuple[AgentStage, Door]) -> Iterator[Door]:
-    """Open again after the test."""
-    yield opened[1]
-    opened[1].open()
-
-
-def started(docker: Docker, stage: AgentStage, name: str, image: str = IMAGE, **labels: str) -> Container:
-    """A container with a way to the hosts."""
-    container = docker.run(image, name=name, labels=labels, tools=True)
-    connect(stage.bed, container.pid, next(_numbers))
-    furnish(container)
-    return container
+    """Fresh; no container is left."""
+    yield fresh(opened[0])
+    docker.remove_all()
 
 
 def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: Docker, stage: AgentStage) -> None:
@@ -97,8 +74,8 @@ def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: D
     assert view["policies"] == ["coder"]
     assert view["who"]["image"] == IMAGE
     assert view["labels"] == {"team": "none"}  # not those of the image, which its maker wrote
-    soon(lambda: len(denials_of(stage, container="coder-1")) >= 2)
-    told = denials_of(stage, container="coder-1")
+    soon(lambda: len(verdicts_of(stage, container="coder-1")) >= 2)
+    told = verdicts_of(stage, container="coder-1")
     assert {one["reason"] for one in told} >= {"name_not_allowed", "not_resolved"}
     who = told[-1]["who"]
     assert (who["name"], who["container_id"], who["image"]) == ("docker/coder-1", coder.id, IMAGE)
@@ -111,6 +88,41 @@ def test_a_policy_by_image_is_enforced_and_told_by_the_containers_name(docker: D
     coder.remove()
     neighbour.remove()
     soon(lambda: "docker/coder-1" not in views(stage))
+
+
+def test_every_way_out_of_a_container_is_judged(docker: Docker, stage: AgentStage) -> None:
+    """IPv6 as IPv4, datagrams as connections; each beside the allowed one, and the neighbour's."""
+    coder = started(docker, stage, "ways")
+    neighbour = started(docker, stage, "ways-free", OTHER)
+    soon(lambda: "docker/ways" in views(stage))
+    for protocol in ("tcp", "udp"):
+        for number in (0, 1):
+            near, far = stage.shop.addresses[number], stage.evil.addresses[number]
+            assert knock(coder, stage.shop, protocol=protocol, address=near) == "shop"
+            assert knock(coder, stage.evil, protocol=protocol, address=far) == "EPERM"
+            assert stage.evil.count().is_untouched
+            assert knock(neighbour, stage.evil, protocol=protocol, address=far) == "evil"
+            stage.evil.reset()
+
+
+def test_a_session_is_set_for_a_container_by_its_id(docker: Docker, stage: AgentStage) -> None:
+    """Nobody's before, it is a workload with what the session allows; another container does not take the token."""
+    mine, other = started(docker, stage, "signed-for", OTHER), started(docker, stage, "not-signed-for", OTHER)
+    token = session_file(stage, mine.id)
+    soon(lambda: knock(mine, stage.evil) == "evil")
+    stage.evil.reset()
+    refused = stage.exeat("session", "set", other.id, "--token-file", token, check=False)
+    assert refused.returncode != 0
+    assert "the token is for workload" in refused.stderr
+    assert not views(stage)
+    stage.exeat("session", "set", mine.id, "--token-file", token)
+    assert reach(mine, "b.shop.test") == "b.shop.test"
+    assert knock(mine, stage.shop) == "shop"
+    assert knock(mine, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+    (view,) = views(stage).values()
+    assert (view["policies"], view["who"]["user"], view["who"]["container_id"]) == (["alice"], "alice", mine.id)
+    assert knock(other, stage.evil) == "evil"
 
 
 def test_a_policy_by_label_adds_what_it_allows(docker: Docker, stage: AgentStage) -> None:
@@ -153,29 +165,28 @@ def test_a_container_that_is_killed_and_started_again_is_judged_from_its_first_b
     tries = (
         "import socket, sys, time\n"
         f"where = ({stage.evil.address4!r}, 7)\n"
-        "for _ in range(3000):\n"
+        "while True:\n"
         "    try:\n"
         "        s = socket.create_connection(where, 0.5); s.sendall(b'x'); print('through', flush=True); break\n"
         "    except OSError as e:\n"
         "        print(e.errno, flush=True)\n"
         "    time.sleep(0.002)\n"
     )
-    number = next(_numbers)
     restless = docker.run(IMAGE, "python3", "-c", tries, name="restless", tools=True)
-    connect(stage.bed, restless.pid, number)
+    connect(stage.bed, restless.pid)
+    denials = lambda: docker("logs", "restless").split().count("1")  # noqa: E731  # EPERM
     soon(lambda: "docker/restless" in views(stage))
     first = views(stage)["docker/restless"]["id"]
-    time.sleep(0.3)
+    soon(lambda: denials() > 20)
     restless.kill()
     soon(lambda: "docker/restless" not in views(stage))
+    before = denials()
     restless.start()
-    connect(stage.bed, restless.pid, number)
+    connect(stage.bed, restless.pid)
     soon(lambda: "docker/restless" in views(stage))
     assert views(stage)["docker/restless"]["id"] != first
-    time.sleep(0.3)
-    said = docker("logs", "restless").split()
-    assert "through" not in said
-    assert said.count("1") > 20  # EPERM
+    soon(lambda: denials() > before + 20)
+    assert "through" not in docker("logs", "restless").split()
     assert stage.evil.count().connections == 0
     furnish(restless)
     assert reach(restless, "a.shop.test") == "a.shop.test"
@@ -213,14 +224,16 @@ def test_an_agent_that_is_killed_and_started_anew_knows_its_containers_though_do
     kept = started(docker, stage, "kept")
     soon(lambda: "docker/kept" in views(stage))
     script = (
-        "import socket, time\n"
+        "import itertools, socket, time\n"
         f"s = socket.create_connection(({stage.shop.address4!r}, 7), 5)\n"
         "s.settimeout(20)\n"
-        "for n in range(60):\n"
+        "for n in itertools.count():\n"
         "    s.sendall(b'%d.' % n); s.recv(99); print(n, flush=True); time.sleep(0.1)\n"
     )
     talker = docker("exec", "--detach", kept.id, "sh", "-c", f'exec python3 -c "{script}" > /said 2>&1')
     assert talker == ""
+    said = lambda: kept.exec("cat", "/said").stdout.split()  # noqa: E731
+    soon(said)
     door.shut()
     stage.kill()
     assert knock(kept, stage.evil) == "EPERM"
@@ -231,7 +244,6 @@ def test_an_agent_that_is_killed_and_started_anew_knows_its_containers_though_do
     assert knock(kept, stage.evil) == "EPERM"
     assert reach(kept, "a.shop.test") == "a.shop.test"
     assert stage.evil.count().connections == 0
-    said = lambda: kept.exec("cat", "/said").stdout.split()  # noqa: E731
     before = int(said()[-1])
     soon(lambda: int(said()[-1]) > before)
     kept.remove()

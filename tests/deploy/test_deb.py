@@ -132,7 +132,7 @@ def test_an_agent_that_hangs_is_replaced_by_the_watchdog(stage: DebStage) -> Non
     """Stopped, it cannot say that its loops turn. The span is shortened, so that the test is."""
     override = stage.machine.path("/run/systemd/system/exeat.service.d/quick.conf")
     override.parent.mkdir(parents=True)
-    override.write_text("[Service]\nWatchdogSec=2s\n")
+    override.write_text("[Service]\nWatchdogSec=10s\n")
     stage.machine.run("systemctl", "daemon-reload")
     stage.machine.run("systemctl", "restart", UNIT)
     try:

@@ -21,7 +21,7 @@ from deploy.image_stage import READY_S, Stage, open_stage
 from e2e.agent_stage import EXEAT
 
 # Building takes minutes on a machine that has other things to do, and counts as the first test's.
-pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 CODER = "pod/ml/coder-1/main"
 
 
@@ -44,7 +44,7 @@ def pods(stage: Stage) -> list[RunningPod]:
 def coder(stage: Stage, pods: list[RunningPod]) -> CriContainer:
     """A container of a pod that a policy names."""
     container = stage.container("coder-1", "ml", app="coder")
-    soon(lambda: CODER in workloads(pods[-1]))
+    soon(lambda: CODER in workloads(pods[-1]), READY_S)
     return container
 
 
@@ -143,8 +143,8 @@ def test_the_pods_of_plane_and_agent_find_each_other(stage: Stage, pods: list[Ru
     assert knock(coder, stage.shop) == "shop"
     denied(stage, coder)
     nodes = ("nodes", NODE_NAME, "-o", "json")
-    soon(lambda: '"current"' in plane_command(stage, token, *nodes))
-    soon(lambda: "a.evil.test" in plane_command(stage, token, "denials", "-o", "json"))
+    soon(lambda: '"current"' in plane_command(stage, token, *nodes), READY_S)
+    soon(lambda: "a.evil.test" in plane_command(stage, token, "denials", "-o", "json"), READY_S)
     plane.remove()
     denied(stage, coder)
 
@@ -163,6 +163,6 @@ def test_detach_takes_exeat_out_of_the_node(stage: Stage, pods: list[RunningPod]
     assert knock(coder, stage.evil) == "EPERM"
     pods[-1].remove()
     pods.append(stage.start(detach=True))
-    soon(lambda: "detached agent" in pods[-1].said())
+    soon(lambda: "detached agent" in pods[-1].said(), READY_S)
     assert knock(coder, stage.evil) == "evil"
     assert not (stage.node.root / "sys/fs/bpf/exeat").exists()

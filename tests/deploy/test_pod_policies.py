@@ -6,9 +6,6 @@ change nothing of what is judged.
 
 from __future__ import annotations
 
-import itertools
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,15 +19,20 @@ from bed import run_in
 from bed.container_wire import connect
 from bed.containerd import Containerd, CriContainer, CriPod, containerd_daemon, missing_containerd
 from deploy.container_stage import (
+    IMAGE,
+    OTHER,
     Door,
-    denials_of,
+    fresh,
     furnish,
     has_tools,
     knock,
+    knock_from,
     open_container_stage,
     policy_for,
     reach,
+    session_file,
     soon,
+    verdicts_of,
 )
 from deploy.container_stage import (
     views as every_view,
@@ -38,11 +40,8 @@ from deploy.container_stage import (
 from e2e.agent_stage import AgentStage
 from exeat.core.sandbox_labels import NAME_HASH, name_hash
 
-IMAGE = "ghcr.io/acme/agent:1.0"
-OTHER = "ghcr.io/acme/other:1.0"
-KNOWN_S = 1.0  # from a container's cgroup to its policy
+KNOWN_S = 3.0  # from a container's cgroup to its policy, beside other tests; 30 ms where nothing else is done
 _TRIES = 3  # the machine may have something else to do
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -58,30 +57,21 @@ def cri() -> Iterator[Containerd]:
 
 @pytest.fixture(scope="module")
 def opened(cri: Containerd) -> Iterator[tuple[AgentStage, Door]]:
-    """One agent, which knows containerd; a policy for pods, one for an image inside of them."""
-    with open_container_stage(cri=cri.socket) as (stage, door):
+    """One agent, which knows containerd; a policy for pods, one for an image inside of them, one for a session."""
+    with open_container_stage("cri", cri.socket) as (stage, door):
         pods = "pods: {namespace: ml, matchLabels: {app: coder}}"
         stage.write("coder", policy_for(stage, pods))
         other = 'pods: {namespace: ml}, images: ["ghcr.io/acme/other"]'
         stage.write("other", policy_for(stage, other, "b.shop.test", name="other"))
+        stage.write("alice", policy_for(stage, "session: {user: alice}", "b.shop.test", name="alice"))
         stage.start()
         yield stage, door
 
 
 @pytest.fixture
 def stage(opened: tuple[AgentStage, Door]) -> AgentStage:
-    """With no packet counted yet."""
-    stage, _ = opened
-    stage.shop.reset()
-    stage.evil.reset()
-    return stage
-
-
-@pytest.fixture
-def door(opened: tuple[AgentStage, Door]) -> Iterator[Door]:
-    """Open again after the test."""
-    yield opened[1]
-    opened[1].open()
+    """Fresh."""
+    return fresh(opened[0])
 
 
 @pytest.fixture
@@ -105,7 +95,7 @@ class Pods:
         """One more."""
         pod = self._cri.pod(name, namespace, labels)
         self.made.append(pod)
-        connect(self._stage.bed, pod.pid, next(_numbers))
+        connect(self._stage.bed, pod.pid)
         return pod
 
 
@@ -126,28 +116,13 @@ def known(stage: AgentStage, *names: str) -> None:
     soon(lambda: set(names) <= views(stage).keys())
 
 
-def knock_from_sandbox(cri: Containerd, pod: CriPod, address: str) -> str:
-    """A connection by somebody in the sandbox's own cgroup: its process itself does nothing."""
-    script = (
-        "import errno, socket\n"
-        "try:\n"
-        f"    socket.create_connection(({address!r}, 7), 5).sendall(b'x'); print('through')\n"
-        "except OSError as e:\n"
-        "    print(errno.errorcode.get(e.errno or 0, repr(e)))\n"
-    )
-    procs = cri.daemon.directory_of(pod.cgroup) / "cgroup.procs"
-    enter = ["sh", "-ec", f'echo $$ >{procs}; exec nsenter --net=/proc/{pod.pid}/ns/net "$@"', "sh"]
-    done = subprocess.run([*enter, sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done
-    return done.stdout.strip()
-
-
 def test_a_policy_by_pod_is_enforced_for_each_container_in_the_pods_namespace(
     cri: Containerd, stage: AgentStage, pods: Pods
 ) -> None:
     """Names through gates that stand side by side; the neighbours by label and by namespace are free."""
     coder = pods("coder-1", app="coder")
     main, side = started(coder), started(coder, "side", OTHER)
+    sandbox = cri.daemon.directory_of(coder.cgroup)  # its process itself does nothing
     stranger = started(pods("stranger", app="other"))
     abroad = started(pods("coder-1", "prod", app="coder"))
     known(stage, "pod/ml/coder-1/main", "pod/ml/coder-1/side", "pod/ml/coder-1")
@@ -157,9 +132,9 @@ def test_a_policy_by_pod_is_enforced_for_each_container_in_the_pods_namespace(
     assert reach(main, "a.evil.test") == reach(side, "a.evil.test") == "curl 6"
     assert knock(main, stage.shop) == "shop"
     assert knock(main, stage.evil) == knock(side, stage.evil) == "EPERM"
-    assert knock_from_sandbox(cri, coder, stage.evil.address4) == "EPERM"
+    assert knock_from(sandbox, coder.pid, stage.evil) == "EPERM"
     assert stage.evil.count().connections == 0
-    assert knock_from_sandbox(cri, coder, stage.shop.address4) == "through"
+    assert knock_from(sandbox, coder.pid, stage.shop) == "shop"
     assert knock(stranger, stage.evil) == knock(abroad, stage.evil) == "evil"  # the same way, without a policy
     assert set(views(stage)) == {"pod/ml/coder-1", "pod/ml/coder-1/main", "pod/ml/coder-1/side"}
 
@@ -176,8 +151,8 @@ def test_pod_and_namespace_are_told_everywhere(stage: AgentStage, pods: Pods) ->
     assert view["labels"]["app"] == "coder"
 
     assert knock(main, stage.evil) == "EPERM"
-    soon(lambda: denials_of(stage, pod="sand-1"))
-    who = denials_of(stage, pod="sand-1")[-1]["who"]
+    soon(lambda: verdicts_of(stage, pod="sand-1"))
+    who = verdicts_of(stage, pod="sand-1")[-1]["who"]
     assert (who["name"], who["namespace"], who["pod_uid"]) == ("pod/ml/sand-1/main", "ml", coder.uid)
     assert (who["container"], who["container_id"], who["image"]) == ("main", main.id, IMAGE)
     assert (who["sandbox"], who["labels"]["app"]) == ("sand-1", "coder")
@@ -189,6 +164,44 @@ def test_pod_and_namespace_are_told_everywhere(stage: AgentStage, pods: Pods) ->
         assert label in info
     assert knock(main, stage.shop) == "shop"
     assert stage.evil.count().connections == 0
+
+
+def test_a_session_is_set_for_a_pod_by_its_uid(stage: AgentStage, pods: Pods) -> None:
+    """For one of its containers, which is allowed more by it; no container of another pod takes the token."""
+    pod, other = pods("signed-for", app="coder"), pods("not-signed-for", app="coder")
+    mine, others = started(pod), started(other)
+    known(stage, "pod/ml/signed-for/main", "pod/ml/not-signed-for/main")
+    assert reach(mine, "b.shop.test") == "curl 6"
+    token = session_file(stage, pod.uid)
+    refused = stage.exeat("session", "set", "pod/ml/not-signed-for/main", "--token-file", token, check=False)
+    assert refused.returncode != 0
+    assert "the token is for workload" in refused.stderr
+    stage.exeat("session", "set", "pod/ml/signed-for/main", "--token-file", token)
+    view = views(stage)["pod/ml/signed-for/main"]
+    assert (sorted(view["policies"]), view["who"]["user"]) == (["alice", "coder"], "alice")
+    assert reach(mine, "b.shop.test") == "b.shop.test"
+    assert reach(others, "b.shop.test") == "curl 6"
+    assert knock(mine, stage.evil) == "EPERM"
+    assert stage.evil.count().connections == 0
+
+
+def test_an_image_by_its_digest_is_that_one_and_no_other(cri: Containerd, stage: AgentStage, pods: Pods) -> None:
+    """Under whichever name it runs; another one of the same name is free."""
+    cri.image("ghcr.io/acme/pinned:1")
+    cri.image("ghcr.io/acme/pinned:2", {"made": "later"})
+    pinned = cri.digest_of("ghcr.io/acme/pinned:1")
+    file = stage.write("pinned", policy_for(stage, f'images: ["{pinned}"]', name="pinned"))
+    try:
+        one = started(pods("pinned", "ops"), image="ghcr.io/acme/pinned:1")
+        other = started(pods("not-pinned", "ops"), image="ghcr.io/acme/pinned:2")
+        soon(lambda: list(views(stage)) == ["pod/ops/pinned/main"])
+        assert views(stage)["pod/ops/pinned/main"]["policies"] == ["pinned"]
+        assert knock(one, stage.shop) == "shop"
+        assert knock(one, stage.evil) == "EPERM"
+        assert stage.evil.count().connections == 0
+        assert knock(other, stage.evil) == "evil"
+    finally:
+        file.unlink()
 
 
 def test_a_container_that_a_kubelet_starts_again_is_judged_under_its_new_id(stage: AgentStage, pods: Pods) -> None:
@@ -252,7 +265,8 @@ def test_a_container_is_under_its_policy_soon_after_its_cgroup_was_made(
     took: list[float] = []
     for number in range(_TRIES):
         born: list[float] = []
-        watching = threading.Thread(target=_note_birth, args=(cri.daemon.directory_of(pod.parent), born))
+        parent = cri.daemon.directory_of(pod.parent)
+        watching = threading.Thread(target=_note_birth, args=(parent, set(parent.iterdir()), born))
         watching.start()
         name = f"pod/ml/quick/c{number}"
         pod.run(IMAGE, name=f"c{number}")
@@ -264,10 +278,9 @@ def test_a_container_is_under_its_policy_soon_after_its_cgroup_was_made(
     assert min(took) < KNOWN_S
 
 
-def _note_birth(parent: Path, born: list[float]) -> None:
-    before = {path.name for path in parent.iterdir()}
+def _note_birth(parent: Path, before: set[Path], born: list[float]) -> None:
     deadline = time.monotonic() + 15
-    while not {path.name for path in parent.iterdir() if path.is_dir()} - before:
+    while not {path for path in parent.iterdir() if path.is_dir()} - before:
         if time.monotonic() > deadline:
             return
         time.sleep(0.002)

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -51,12 +50,10 @@ def test_what_make_setup_starts_from_is_there(provisioned: Root) -> None:
     assert provisioned.run("getent", "hosts", "localhost").stdout
 
 
-def test_a_second_run_is_quick_and_changes_nothing(provisioned: Root) -> None:
+def test_a_second_run_changes_nothing(provisioned: Root) -> None:
     """It asks no archive, mounts nothing a second time and touches no file."""
     before = provisioned.files()
-    began = time.monotonic()
     said = provisioned.run(PROVISION).stdout
-    assert time.monotonic() - began < 5
     assert "installing" not in said
     assert provisioned.files() == before
     assert mounted(provisioned) == ["bpf", "cgroup2"]
