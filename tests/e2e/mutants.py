@@ -100,8 +100,8 @@ MUTATIONS = {
         "workload_of_task and workload_of_socket: only the cgroup itself counts, not those above",
         (
             (
-                "    if (workloads.lookup(&cgroup))\n      found = cgroup;",
-                "    found = workloads.lookup(&cgroup) ? cgroup : 0;",
+                "    if (bound)\n      found = bound->policy_id == SPARED ? 0 : cgroup;",
+                "    found = bound ? cgroup : 0;",
             ),
         ),
     ),

@@ -12,6 +12,7 @@ from bed.namespace import Namespace, enter
 from e2e.agent_stage import AgentStage, open_agent_stage, say
 from e2e.gatekeeper import look_up
 from exeat.kernel.abi import ANCESTORS_MAX
+from exeat.kernel.filesystems import levels_above
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def stage() -> Iterator[AgentStage]:
 
 
 def below(stage: AgentStage, levels: int) -> Path:
-    """A cgroup so many levels below the root."""
+    """A cgroup so many levels below the root of all."""
     path = stage.top
-    for level in range(1, levels):
+    for level in range(1 + (levels_above(stage.top.parent) or 0), levels):
         path = path / f"level{level}"
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exeat.kernel.filesystems import levels_above
 from exeat.kernel.inotify import CREATED, DELETED, MODIFIED, SELF_DELETED, Inotify
 
 _EVENTS_FILE = "cgroup.events"
 _PROCESSES_FILE = "cgroup.procs"
+_FAR_DOWN = 8  # levels that a cgroup namespace may be below the root, where nobody can say: Kubernetes uses 6
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class Census:
 
     def __init__(self, mount: Path) -> None:
         self._mount = mount
+        above = levels_above(mount)
+        self._above = _FAR_DOWN if above is None else above
         self._inotify = Inotify()
         self._ids: dict[str, int] = {}
         self._by_id: dict[int, str] = {}
@@ -56,6 +60,10 @@ class Census:
     def paths(self) -> tuple[str, ...]:
         """All of them."""
         return tuple(self._ids)
+
+    def level_of(self, path: str) -> int:
+        """How far below the root of all it is."""
+        return self._above + (0 if path == "/" else path.count("/"))
 
     def directory(self, path: str) -> Path:
         """In the file system."""

@@ -194,7 +194,7 @@ class Host:
         path = self.roll.path_of(workload)
         if path is None:
             raise KernelError("it has gone")
-        if not is_interface(workload) and (path == "/" or path.count("/") > ANCESTORS_MAX):
+        if not is_interface(workload) and not 0 < self.roll.census.level_of(path) <= ANCESTORS_MAX:
             raise KernelError(f"only cgroups 1 to {ANCESTORS_MAX} levels below the root are judged")
         self._follow(workload, path)
         wish = self.wishes.of(workload, path)

@@ -8,6 +8,7 @@ from exeat.errors import KernelError
 
 BPF_MOUNT = Path("/sys/fs/bpf")
 _MADE_BY_US = Path("/run/exeat/mounted-bpf")
+_ROOT_CGROUP = 1  # its inode, in every hierarchy
 _PRELOADED = ".debug"  # files that some kernels put into every BPF file system
 
 
@@ -17,6 +18,19 @@ def mount_point(kind: str) -> Path | None:
         before, _, after = line.partition(" - ")
         if after.split()[0] == kind and before.split()[3] == "/":
             return Path(before.split()[4])
+    return None
+
+
+def levels_above(mount: Path) -> int | None:
+    """How many levels a cgroup2 mount is below the root of all, as in a cgroup namespace; None: nobody can say."""
+    if mount.stat().st_ino == _ROOT_CGROUP:
+        return 0
+    try:  # a kernel thread is in the root of all
+        if Path("/proc/2/comm").read_text() == "kthreadd\n":
+            line = next(one for one in Path("/proc/2/cgroup").read_text().splitlines() if one.startswith("0::"))
+            return line.count("..")
+    except (OSError, StopIteration):
+        return None  # they are not to be seen here
     return None
 
 
