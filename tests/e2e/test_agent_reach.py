@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bed import start_in
 from bed.namespace import Namespace, enter
 from e2e.agent_stage import AgentStage, open_agent_stage, say
 from e2e.gatekeeper import look_up
@@ -59,6 +60,26 @@ def test_an_agent_below_its_own_policy_does_not_cut_itself_off(stage: AgentStage
     stage.start()  # elsewhere: who is there now is no agent
     assert stage.run(lambda: say(stage.evil.address4), own) == "EPERM"
     assert stage.evil.count().connections == 1
+
+
+def test_who_is_in_the_agents_cgroup_does_not_go_free_with_it(stage: AgentStage) -> None:
+    """As of an agent that was started in somebody's session: it is judged as they are, and says so."""
+    parent = stage.cgroup("all")
+    session = parent / "session"
+    session.mkdir()
+    stage.write("all", stage.policy("all", stage.names("a.shop.test"), subject=stage.path(parent)))
+    beside = start_in(stage.bed, ["sleep", "300"], cgroup=session)
+    stage.start(cgroup=session)
+    assert stage.run(lambda: say(stage.evil.address4), session) == "EPERM"
+    assert stage.evil.count().connections == 0
+    assert f"judged by the policies of {stage.path(parent)}" in stage.exeat("status", check=False).stdout
+    stage.kill()
+    beside.kill()
+    beside.wait()
+    stage.bed.disown(beside)
+    stage.start(cgroup=session)
+    assert "judged by the policies" not in stage.exeat("status", check=False).stdout
+    assert stage.run(lambda: say(stage.evil.address4), session) == "hello"
 
 
 @pytest.mark.parametrize("moves_after_s", [0.0, 0.05, 0.3])

@@ -69,7 +69,7 @@ def test_an_upgrade_that_was_killed_is_completed_by_the_next(stage: AgentStage, 
         for mark in Instance(INSTANCE).directory.glob("build-*"):
             mark.rmdir()
     stage.start()
-    stage.wait_until(lambda: is_current(stage), 30)
+    stage.wait_until(lambda: is_current(stage), 90)
     assert not set(programs().values()) & set(old.values())
     assert not incoming.exists()
     nothing_broke_or_leaked(stage, holder, hammer)

@@ -20,8 +20,9 @@ ROUNDS = 8
 
 # Says that it runs, then hammers: data together with the connect, and data after it.
 HAMMER = """
-import os, socket, sys
+import os, signal, socket, sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's exception for it is lost where a socket is being collected
 mark, started, evil, far = sys.argv[1:]
 open(started, "w").close()
 while True:

@@ -284,6 +284,23 @@ def test_a_laxer_policy_that_fits_takes_nothing_from_the_wall(tmp_path: Path) ->
     asyncio.run(go())
 
 
+def test_a_policy_that_quarantines_is_a_wall_beside_one_that_enforces(tmp_path: Path) -> None:
+    """Once it fits, nothing that the other one allows is allowed: so it is while nobody can say."""
+
+    async def go() -> None:
+        for mode in (Mode.ENFORCE, Mode.MONITOR):
+            (tmp_path / mode).mkdir()
+            baseline = policy(Subject(cgroups=("/docker/*",)), mode, "baseline")
+            stage = Stage(tmp_path / mode, baseline, policy(Subject(labels=(("agent", "coder"),)), Mode.QUARANTINE))
+            assert stage.under() == (("baseline", mode), (NOBODYS, Mode.QUARANTINE))
+            await stage.becomes(container(agent="coder"))
+            assert stage.under() == (("baseline", mode), (NOBODYS, Mode.QUARANTINE))
+            stage.register(agent="other")
+            assert stage.under() == (("baseline", mode),)
+
+    asyncio.run(go())
+
+
 def test_a_policy_in_rollout_that_fits_is_no_wall(tmp_path: Path) -> None:
     """It only watches this workload, whatever other labels the image has, and though nobody has said who it is."""
 

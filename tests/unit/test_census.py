@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import random
 import select
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,11 @@ def all_news(census: Census) -> News:
         whole.went |= one.went
         whole.peopled |= one.peopled
     return whole
+
+
+def own(top: Path, paths: set[str]) -> set[str]:
+    """Of the test: others make cgroups, too."""
+    return {path for path in paths if path.startswith(f"/{top.name}")}
 
 
 def tree(top: Path) -> dict[str, int]:
@@ -152,6 +159,14 @@ def _storm(top: Path, seed: int, count: int) -> None:
             (top / f"{seed}-last").mkdir()
 
 
+def wait_until_it_is_the_tree(census: Census, top: Path) -> None:
+    """A cgroup's end is told when nobody has its directory open any more, and others look through the tree as well."""
+    deadline = time.monotonic() + 10
+    while all_news(census) and known(census, top) != tree(top) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert known(census, top) == tree(top)
+
+
 def test_after_a_storm_the_census_is_the_tree(census: Census, top: Path) -> None:
     """Four processes make and remove cgroups while it reads, and while it does not: also when inotify loses some."""
     for is_reading in (True, False):
@@ -163,13 +178,11 @@ def test_after_a_storm_the_census_is_the_tree(census: Census, top: Path) -> None
         for process in processes:
             process.join(60)
             assert process.exitcode == 0
-        all_news(census)
-        assert known(census, top) == tree(top)
+        wait_until_it_is_the_tree(census, top)
         for directory, _, _ in os.walk(top, topdown=False):
             if directory != str(top):
                 os.rmdir(directory)
-        all_news(census)
-        assert known(census, top) == tree(top)
+        wait_until_it_is_the_tree(census, top)
 
 
 def test_what_was_read_just_before_some_was_lost_is_told_all_the_same(
@@ -181,12 +194,12 @@ def test_what_was_read_just_before_some_was_lost_is_told_all_the_same(
     census.attend(f"/{top.name}/attended")
     for name in ("first", "second", "third"):
         (top / name).mkdir()
-    real = list(census._inotify.read())
+    real = [one for one in census._inotify.read() if one.path and one.path.parent == top]
     assert len(real) == 3
     lost = Happening(None, OVERFLOWN)
     monkeypatch.setattr(census._inotify, "read", lambda: iter([*real[:2], lost, real[2]]))
     news = census.read()
-    assert news.came == {f"/{top.name}/{name}" for name in ("first", "second", "third")}
+    assert own(top, news.came) == {f"/{top.name}/{name}" for name in ("first", "second", "third")}
     assert news.peopled >= {f"/{top.name}/attended"}
     assert known(census, top) == tree(top)
 
@@ -202,22 +215,72 @@ def test_where_the_kernel_gives_no_more_watches_the_tree_is_known_by_looking(
     watch = census._inotify.watch
     monkeypatch.setattr(census._inotify, "watch", refuse)
     (top / "a" / "b").mkdir(parents=True)
-    assert all_news(census).came == {f"/{top.name}/a", f"/{top.name}/a/b"}
+    assert own(top, all_news(census).came) == {f"/{top.name}/a", f"/{top.name}/a/b"}
     assert "max_user_watches" in census.complaint
     (top / "a" / "b" / "c").mkdir()
-    assert all_news(census).came == set()  # nobody tells
-    assert census.look().came == {f"/{top.name}/a/b/c"}
+    assert own(top, all_news(census).came) == set()  # nobody tells
+    assert own(top, census.look().came) == {f"/{top.name}/a/b/c"}
     assert known(census, top) == tree(top)
     monkeypatch.setattr(census._inotify, "watch", watch)
     census.look()
     assert census.complaint == ""
     (top / "a" / "b" / "d").mkdir()
-    assert all_news(census).came == {f"/{top.name}/a/b/d"}
+    assert own(top, all_news(census).came) == {f"/{top.name}/a/b/d"}
+
+
+def test_what_could_not_be_attended_to_is_attended_to_once_there_is_room(
+    census: Census, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes may have come meanwhile: that is told once."""
+    (top / "a").mkdir()
+    all_news(census)
+
+    def refuse(path: Path, mask: int) -> bool:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(census._inotify, "watch", refuse)
+        census.attend(f"/{top.name}/a")
+        assert "max_user_watches" in census.complaint
+    assert f"/{top.name}/a" in census.look().peopled
+    assert census.complaint == ""
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        (top / "a" / "cgroup.procs").write_text(str(process.pid))
+        assert select.select([census], [], [], 5)[0]
+        assert own(top, all_news(census).peopled) == {f"/{top.name}/a"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_cgroup_into_which_nobody_can_look_is_there_all_the_same(
+    census: Census, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without descriptors: what was known below it is not taken for gone, and it is looked at again."""
+    (top / "old" / "below").mkdir(parents=True)
+    all_news(census)
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
+        if "old" in Path(path).name or "new" in Path(path).name:
+            raise OSError(errno.EMFILE, "too many open files")
+        return scandir(path)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "scandir", refuse)
+        (top / "new").mkdir()
+        assert own(top, all_news(census).came) == {f"/{top.name}/new"}
+        assert own(top, census.look().went) == set()
+        assert "too many open files" in census.complaint
+    assert known(census, top) == tree(top)
+    census.look()
+    assert census.complaint == ""
 
 
 def test_one_that_was_found_is_told_of_once_more(census: Census, top: Path) -> None:
     """Whoever looked for it does not do what is done for those that come."""
     (top / "found").mkdir()
-    assert census.find(f"/{top.name}/found").came == {f"/{top.name}/found"}
-    assert all_news(census).came == {f"/{top.name}/found"}
-    assert all_news(census).came == set()
+    assert own(top, census.find(f"/{top.name}/found").came) == {f"/{top.name}/found"}
+    assert own(top, all_news(census).came) == {f"/{top.name}/found"}
+    assert own(top, all_news(census).came) == set()

@@ -40,13 +40,15 @@ class Arrivals:
 
     def _settle_some(self) -> None:
         deadline = time.monotonic() + _SLICE_S
-        while self._waiting and time.monotonic() < deadline:
-            workload = next(iter(self._waiting))
-            del self._waiting[workload]
-            self._settle(workload)
-        self._has_turn = bool(self._waiting)
-        if self._has_turn:
-            asyncio.get_running_loop().call_soon(self._settle_some)
+        try:
+            while self._waiting and time.monotonic() < deadline:
+                workload = next(iter(self._waiting))
+                del self._waiting[workload]
+                self._settle(workload)
+        finally:  # whatever was wrong with that one
+            self._has_turn = bool(self._waiting)
+            if self._has_turn:
+                asyncio.get_running_loop().call_soon(self._settle_some)
 
     def _settle(self, workload: int) -> None:
         is_running = workload in self._running

@@ -24,7 +24,7 @@ from exeat.model.identity import Session, Who
 from exeat.model.policy import Mode, Policy, Subject
 
 NOBODYS = "no-policy"  # of a managed workload that no policy fits: it denies everything
-_STRICT = (Mode.ENFORCE, Mode.QUARANTINE)
+_STRICT = (Mode.ENFORCE, Mode.QUARANTINE)  # the stricter one last
 _OWN_MAX = 256  # policies of registrations; beyond, those of the ones that have gone are forgotten
 
 
@@ -91,11 +91,11 @@ class Assigning:
         mode = _strictest(mode for one, mode in self._undecided(workload, path, name) if one.name not in found)
         if not found:
             is_managed = not wish.is_empty or self._roll.is_managed(path)
-            mode = Mode.ENFORCE if is_managed else mode
+            mode = Mode.ENFORCE if is_managed or mode in _STRICT else mode  # without a rule the one is the other
             if mode is None:
                 return None
             found[NOBODYS] = (Policy(NOBODYS, reason="no policy fits this workload", mode=mode), "")
-        elif mode in _STRICT and not any(effective_mode(policy, name) in _STRICT for policy, _ in found.values()):
+        elif mode in _STRICT and not _as_strict_as(mode) & {effective_mode(one, name) for one, _ in found.values()}:
             found[NOBODYS] = (Policy(NOBODYS, reason="a stricter policy may be for this workload", mode=mode), "")
         policies = tuple(found[one][0] for one in sorted(found))
         parts = [(one, found[one][1], effective_mode(found[one][0], name)) for one in sorted(found)]
@@ -206,7 +206,11 @@ def _strictest(modes: Iterable[Mode]) -> Mode | None:
     modes = set(modes)
     if not modes:
         return None
-    return Mode.ENFORCE if modes & set(_STRICT) else Mode.MONITOR
+    return next((one for one in reversed(_STRICT) if one in modes), Mode.MONITOR)
+
+
+def _as_strict_as(mode: Mode) -> set[Mode]:
+    return set(_STRICT[_STRICT.index(mode) :])
 
 
 def _for_its_time(policy: Policy, revision: str, session: Session | None) -> tuple[Policy, str]:

@@ -35,6 +35,7 @@ class Census:
         self._ids: dict[str, int] = {}
         self._by_id: dict[int, str] = {}
         self._attended: set[str] = set()
+        self._unattended: set[str] = set()  # for which there was no room
         self._found: set[str] = set()  # of which read() has still to tell
         self.complaint = ""  # why it may not hear of everything: look again
 
@@ -72,7 +73,11 @@ class Census:
     def look(self) -> News:
         """Reads the whole tree."""
         self.complaint = ""
-        return self._look(News())
+        news = self._look(News())
+        for path in list(self._unattended):
+            self.attend(path)
+            news.peopled.add(path)
+        return news
 
     def _look(self, news: News) -> News:
         seen: set[str] = set()
@@ -110,8 +115,15 @@ class Census:
 
     def attend(self, path: str) -> None:
         """From now on news tells when processes come into it, or all have gone."""
-        if path not in self._attended and self._watch(self.directory(path) / _EVENTS_FILE, MODIFIED):
-            self._attended.add(path)
+        if path in self._attended:
+            return
+        self._unattended.discard(path)
+        try:
+            if self._inotify.watch(self.directory(path) / _EVENTS_FILE, MODIFIED):
+                self._attended.add(path)
+        except OSError as error:
+            self._complain(error)
+            self._unattended.add(path)
 
     def pids(self, path: str) -> Iterator[int]:
         """The processes in it and below."""
@@ -139,9 +151,22 @@ class Census:
         try:
             return self._inotify.watch(path, mask)
         except OSError as error:  # it is there all the same
-            what = "fs.inotify.max_user_watches is reached" if error.errno == errno.ENOSPC else str(error)
-            self.complaint = f"cgroups are looked for every few seconds instead of being told of: {what}"
+            self._complain(error)
             return path.exists()
+
+    def _below(self, path: str, seen: set[str]) -> list[str]:
+        try:
+            return [one.name for one in os.scandir(self.directory(path)) if one.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # what was known below it is there, as far as anybody can say
+            self._complain(error)
+            seen.update(one for one in self._ids if one.startswith(f"{path.rstrip('/')}/"))
+            return []
+
+    def _complain(self, error: OSError) -> None:
+        what = "fs.inotify.max_user_watches is reached" if error.errno == errno.ENOSPC else str(error)
+        self.complaint = f"cgroups are looked for every few seconds instead of being told of: {what}"
 
     def _name(self, directory: Path) -> str:
         return "/" if directory == self._mount else f"/{directory.relative_to(self._mount)}"
@@ -154,10 +179,12 @@ class Census:
             directory = self.directory(path)
             try:
                 if not self._watch(directory, CREATED | DELETED | SELF_DELETED):
-                    continue
+                    raise FileNotFoundError
                 cgroup = directory.stat().st_ino
-                below = [entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
-            except FileNotFoundError:
+                below = self._below(path, seen)
+            except FileNotFoundError:  # it has gone again; of another one before it nobody may have told
+                if path in self._ids:
+                    self._forget(path, news)
                 continue
             seen.add(path)
             if self._ids.get(path) != cgroup:
@@ -179,4 +206,5 @@ class Census:
         cgroup = self._ids.pop(path)
         self._by_id.pop(cgroup, None)
         self._attended.discard(path)
+        self._unattended.discard(path)
         news.went.add(path)

@@ -194,7 +194,7 @@ class Daemon:
         if self._plane:
             self._plane.begin()
         self._census.look()
-        self._host.spare(self._census.where_is(os.getpid()) or "")
+        self._host.spare(self._census.where_is(os.getpid()) or "", has_listeners=bool(self._given.keys() - {_API}))
         await self._identities.ask_first(self._census.places(), _ASK_S)
         self._interfaces.begin()
         self._host.forget_replaced()

@@ -4,6 +4,7 @@ go out.
 Everything here belongs to the control loop: one change is made at a time.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from exeat.core.union import United, unite
 from exeat.errors import ExeatError, KernelError
 from exeat.kernel.abi import ANCESTORS_MAX
 from exeat.kernel.clock import clock_offset_ns
+from exeat.kernel.entries import SPARED
 from exeat.model.policy import Mode
 
 
@@ -32,18 +34,45 @@ class Host:
         self.enforcer = enforcer
         self.assigning = assigning
         self.failures: dict[int, str] = {}  # workloads that could not be put under what they should be under
+        self._own_trouble = ""  # why the agent's own cgroup is not spared
 
     @property
     def is_known(self) -> bool:
         """Whether everything that should hold could be read."""
         return not self.wishes.complaints and self.shelf.is_readable
 
-    def spare(self, path: str) -> None:
-        """The agent's own cgroup, under whatever policy what is above it is: it would cut itself off."""
+    def spare(self, path: str, *, has_listeners: bool) -> None:
+        """The agent's own cgroup, under whatever policy what is above it is: it would cut itself off.
+
+        Not where others are beside it: they would go free. `has_listeners`: those of an agent before this one, which
+        are of that one's cgroup for ever.
+        """
         self.assigning.own = path
+        for one in [one for one, left in self.enforcer.left.items() if left.policy_id == SPARED]:
+            if has_listeners and self.roll.path_of(one) is None:
+                del self.enforcer.left[one]
+            else:
+                self.enforcer.release(one)
         workload = self.roll.id_of(path) if path != "/" else None
-        if workload is not None:
+        if workload is None:
+            return
+        if any(pid != os.getpid() for pid in self.roll.census.pids(path)):
+            self._own_trouble = "others are in its cgroup: start it in one of its own"
+            return
+        try:
             self.enforcer.spare(workload)
+        except KernelError as error:
+            self._own_trouble = str(error)
+
+    @property
+    def complaints(self) -> list[str]:
+        """That the agent may be cut off from names and plane."""
+        above = self.assigning.own
+        while self._own_trouble and above not in ("", "/"):
+            if (bound := self.enforcer.bound.get(self.roll.id_of(above) or 0)) is not None:
+                return [f"the agent is judged by the policies of {bound.path}, because {self._own_trouble}"]
+            above = os.path.dirname(above)
+        return []
 
     def settle_all(self) -> tuple[int, ...]:
         """Looks at every cgroup and interface; the workloads that changed, whose connections may have to be cut."""

@@ -141,9 +141,11 @@ class Hub:
 
     def _run(self) -> None:
         try:
+            news = select.poll()  # select() knows no descriptor beyond 1,023, and systemd may have kept 4,096
+            for source in (self._ring.fileno(), self._wake):
+                news.register(source, select.POLLIN)
             while not self._is_ending:
-                wait_s = self._endings.wait_s(time.monotonic(), _WAIT_S)
-                select.select([self._ring.fileno(), self._wake], [], [], wait_s)
+                news.poll(self._endings.wait_s(time.monotonic(), _WAIT_S) * 1000)
                 self._drain()
                 self._endings.end_waiting(time.monotonic())
             self._drain()

@@ -4,6 +4,7 @@ A workload may have ten thousand processes, in as many namespaces: they are gone
 """
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ _STEPS = 12
 _LATER_S = tuple(0.01 * 1.5**step for step in range(_STEPS))
 _FOLLOWED_MAX = 4096
 _SLICE_S = 0.01
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 NAMESPACES_MAX = 1024  # of one workload: a policy for all pods of a node has hundreds
 
 
@@ -141,19 +143,30 @@ class Looks:
         if bound is None:  # it has gone
             del self._walks[place]
             return
-        deadline = time.monotonic() + _SLICE_S
-        for pid in walk.pids:
-            self._visit(bound, pid, walk)
-            if time.monotonic() > deadline:
-                asyncio.get_running_loop().call_soon(self._go_on, place)
-                return
-        del self._walks[place]
+        is_through = True
+        try:
+            is_through = self._go_through(bound, walk)
+        finally:  # whatever was wrong with it: the next look is another one
+            if is_through:
+                del self._walks[place]
+        if not is_through:
+            asyncio.get_running_loop().call_soon(self._go_on, place)
+            return
         if not walk.seen and not bound.namespaces:  # where its first process will most likely be
-            self._open_in(bound, self._own_namespace, os.getpid())
+            walk.is_whole = self._open_in(bound, self._own_namespace, os.getpid())
         if walk.leaves:
             self._leave(bound, walk.seen)
         if walk.again:
             asyncio.get_running_loop().call_soon(self._look, place)
+
+    def _go_through(self, bound: Bound, walk: _Walk) -> bool:
+        """Whether it is through; not if there is more than a slice of it."""
+        deadline = time.monotonic() + _SLICE_S
+        for pid in walk.pids:
+            self._visit(bound, pid, walk)
+            if time.monotonic() > deadline:
+                return False
+        return True
 
     def _visit(self, bound: Bound, pid: int, walk: _Walk) -> None:
         try:
@@ -195,7 +208,9 @@ class Looks:
                     os.close(fd)
         except (FileNotFoundError, ProcessLookupError):
             return True  # it has gone; whoever is there besides is looked at next time
-        except (OSError, KernelError):  # its loopback is not up yet; or there is no room
+        except (OSError, KernelError) as error:  # its loopback is not up yet; or there is no room
+            if not isinstance(error, OSError) or error.errno in _NO_ROOM:
+                self.complaint = f"{bound.name} resolves no name in a network namespace: {error}"
             return False
         bound.joined += 1
         return True

@@ -115,8 +115,8 @@ class Upkeep:
         self._programs.retire(self._host.is_settled)
         self._notices.tell(endings_of(self._host))
         self._story.note("notices", self._notices.complaint)
+        self._story.note("looks", self._looks.complaint)  # of the last five seconds
         self._looks.look_abroad()
-        self._story.note("looks", self._looks.complaint)
         self._look_for_cgroups()
         interfaces = self._host.roll.interfaces
         interfaces.mend(now_ns)
@@ -131,7 +131,10 @@ class Upkeep:
         census = self._host.roll.census
         self._story.note("cgroups", census.complaint)
         if census.complaint:
-            self._looks.look_at_all(self._host.take(census.look()))
+            news = census.look()
+            for workload in self._host.take(news):
+                self._looks.follow(workload)
+            self._looks.hear(news)
 
     def _heed_clock(self) -> None:
         offset_ns = clock_offset_ns()

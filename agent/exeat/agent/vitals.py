@@ -114,7 +114,7 @@ class Vitals:
             said.append(self._sets.complaint)
         said += [f"{held.file} is not in force: {held.errors[0]}" for held in host.shelf.held if held.errors]
         said += dict.fromkeys([*host.failures.values(), *host.roll.interfaces.complaints])
-        said += host.assigning.complaints
+        said += host.assigning.complaints + host.complaints
         left = len(host.enforcer.left)
         if left:
             said.append(f"{left} workloads are judged by policies that nobody knows any more: register them anew")

@@ -4,6 +4,7 @@ A guest behind an interface has a namespace that nobody can enter: its gate list
 """
 
 import ctypes
+import errno
 import os
 import socket
 import sys
@@ -153,7 +154,10 @@ def inside(namespace: int, act: Callable[[], _T]) -> _T:
             failed.append(error)
 
     thread = threading.Thread(target=enter, name="gate listeners")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # there may be no more threads
+        raise OSError(errno.EAGAIN, f"cannot enter the network namespace: {error}") from error
     thread.join()
     if failed:
         raise failed[0]
