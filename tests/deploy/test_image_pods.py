@@ -19,6 +19,7 @@ from deploy.image_fixtures import images_of
 from deploy.image_pod import NODE_NAME, RunningPod, capabilities_of, listed, volume_directory, write_files
 from deploy.image_stage import READY_S, Stage, open_stage
 from e2e.agent_stage import EXEAT
+from exeat.kernel.filesystems import levels_above, mount_point
 
 # Building takes minutes on a machine that has other things to do, and counts as the first test's.
 pytestmark = pytest.mark.timeout(1500)
@@ -28,6 +29,9 @@ CODER = "pod/ml/coder-1/main"
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A node with the agent's pod."""
+    mount = mount_point("cgroup2")
+    if mount is None or levels_above(mount) != 0:
+        pytest.skip("an agent's pod judges all cgroups of its machine, and these tests see a part of them: a namespace")
     with open_stage(images_of(tmp_path_factory), tmp_path_factory.mktemp("node")) as stage:
         yield stage
 

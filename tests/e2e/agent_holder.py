@@ -62,7 +62,7 @@ class Held:
     def told(self) -> dict[str, list[tuple[str, float]]]:
         """By connection: what became of it and when, by the monotonic clock."""
         told: dict[str, list[tuple[str, float]]] = {name: [] for name in self.names}
-        for line in self.file.read_text().splitlines():
+        for line in self.file.read_text().rpartition("\n")[0].splitlines():  # the last one may be half written
             if '", "heard", ' not in line:
                 name, what, when = json.loads(line)
                 told[name].append((what, when))
