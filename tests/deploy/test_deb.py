@@ -247,7 +247,7 @@ HEALTH = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:
 _OF_OTHERS = re.compile(
     r"/(proc|sys|dev|run|tmp|srv)/|/var/(log/(apt|journal|dpkg\.log|alternatives\.log)|cache|lib/(dpkg|apt|systemd/timers|pam))"
     r"|/etc/(alternatives|ld\.so\.cache|\.pwd\.lock|(group|gshadow|passwd|shadow)-)|/(usr/)?lib/python3.*/__pycache__"
-    r"|/usr/share/python3.*/__pycache__|/etc/(inputrc|python3)|/usr/local/lib/python3|/var/lib/python"
+    r"|/usr/share/python3.*/__pycache__|/etc/(inputrc|python3|hosts|networks)|/usr/local/lib/python3|/var/lib/python"
 )
 
 
