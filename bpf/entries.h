@@ -13,11 +13,11 @@ struct settings {
   __u32 pad;
 };
 
-/* workloads, by cgroup id. `generation` is new at every change, so that one write switches a workload: a stamp of an
- * older generation is judged again before its next packet leaves. */
 /* In place of a policy's id: nobody judges this cgroup, whatever is above it. The agent's own. */
 enum { SPARED = 0xffffffff };
 
+/* workloads, by cgroup id. `generation` is new at every change, so that one write switches a workload: a stamp of an
+ * older generation is judged again before its next packet leaves. */
 struct workload {
   __u64 generation;
   __u64 override_until_ns; /* until when mode_override holds; NEVER: until changed */

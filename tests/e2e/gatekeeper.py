@@ -12,6 +12,7 @@ another one, as for a container. The clients answer in plain values, because the
 
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ import dns.rcode
 import dns.rdatatype
 
 from bed import Bed, Dns, Host, call_in
+from bed.namespace import Namespace, enter
 from bed.services import Zone
 from e2e.escapes import family_of, got
 from e2e.guard import Guard, Workload
@@ -262,6 +264,14 @@ def read_answer(message: bytes) -> Said:
 def look_up(name: str, kind: str = "A", server: str = SOMEBODY) -> list[str]:
     """The addresses of a name; [] if there are none."""
     return ask_dns(name, kind, server).addresses
+
+
+def look_up_after_moving(inside: Namespace, after_s: float, name: str) -> list[str]:
+    """As a container does: its runtime's process moves into the namespace, and becomes the program that asks later."""
+    time.sleep(after_s)
+    enter(inside.fd)
+    time.sleep(after_s + 0.2)
+    return look_up(name)
 
 
 def fetch(address: str, name: str | None, port: int = 443) -> str:

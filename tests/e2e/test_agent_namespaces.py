@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bed import start_in
-from bed.namespace import CLONE_NEWNET, Namespace, _libc, enter
+from bed.namespace import CLONE_NEWNET, Namespace, _libc
 from bed.network import lay_line
 from e2e.agent_holder import hold
 from e2e.agent_stage import AgentStage, open_agent_stage, say
-from e2e.gatekeeper import fetch, look_up
+from e2e.gatekeeper import fetch, look_up, look_up_after_moving
 from e2e.guard import remove_cgroup
 
 SOON_S = 1.0
@@ -129,15 +129,9 @@ def test_a_process_that_moves_into_its_namespace_finds_its_gate_there(stage: Age
     """As a runtime's does: it enters the container's cgroup, then its namespace, and becomes the program later."""
     cgroup, inside = stage.cgroup("moves"), Namespace()
     inside.command("ip", "link", "set", "lo", "up")
-
-    def move_and_ask() -> list[str]:
-        time.sleep(moves_after_s)
-        enter(inside.fd)
-        time.sleep(moves_after_s + 0.2)
-        return look_up("a.shop.test")
-
     try:
-        assert stage.run(move_and_ask, cgroup) == [stage.shop.address4]
+        found = stage.run(lambda: look_up_after_moving(inside, moves_after_s, "a.shop.test"), cgroup)
+        assert found == [stage.shop.address4]
     finally:
         inside.close()
 

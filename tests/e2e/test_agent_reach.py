@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bed import start_in
-from bed.namespace import Namespace, enter
+from bed.namespace import Namespace
 from e2e.agent_stage import AgentStage, open_agent_stage, say
-from e2e.gatekeeper import look_up
+from e2e.gatekeeper import look_up, look_up_after_moving
 from exeat.kernel.abi import ANCESTORS_MAX
 from exeat.kernel.filesystems import levels_above
 
@@ -94,15 +94,9 @@ def test_a_container_under_a_policy_for_all_of_them_gets_its_first_answer(
         cgroup, inside = parent / f"container{number}", Namespace()
         inside.command("ip", "link", "set", "lo", "up")
         cgroup.mkdir()
-
-        def move_and_ask(inside: Namespace = inside) -> list[str] | str:
-            time.sleep(moves_after_s)
-            enter(inside.fd)
-            time.sleep(moves_after_s + 0.2)
-            return looked_up("a.shop.test")
-
+        ask = partial(look_up_after_moving, inside, moves_after_s, "a.shop.test")
         try:
-            assert stage.run(move_and_ask, cgroup) == [stage.shop.address4]
+            assert stage.run(ask, cgroup) == [stage.shop.address4]
         finally:
             inside.close()
 

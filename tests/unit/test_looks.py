@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 import exeat.agent.looks as module
 from exeat.agent.census import News
+from exeat.agent.enforcer import Enforcer
 from exeat.agent.looks import Looks
 from exeat.errors import KernelError
 
@@ -77,6 +79,7 @@ class Stage:
             for one, path in ((WORKLOAD, "/a"), (OTHER, "/b"))
         }
         enforcer: Any = SimpleNamespace(bound=self.bound)
+        enforcer.nearest = partial(Enforcer.nearest, enforcer)
         tree: Any = self.tree
         self.looks = Looks(enforcer, tree, lambda bound: True)
 

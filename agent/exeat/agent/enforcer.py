@@ -1,6 +1,7 @@
 """Puts workloads under table sets, and keeps kernel, gates and open connections in step."""
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -115,6 +116,12 @@ class Enforcer:
     def is_quarantined(self, workload: int) -> bool:
         """Whether the kernel has it so, for good: a program that found a limit exceeded writes it there itself."""
         return self._tables.mode_set(workload) == (Mode.QUARANTINE, NEVER)
+
+    def nearest(self, path: str, id_of: Callable[[str], int | None]) -> Bound | None:
+        """Under which workload a cgroup is, be it one itself or below one."""
+        while (bound := self.bound.get(id_of(path) or 0)) is None and path != "/":
+            path = os.path.dirname(path)
+        return bound
 
     def spare(self, workload: int) -> None:
         """Nobody judges it, whatever is above it."""

@@ -67,12 +67,8 @@ class Host:
     @property
     def complaints(self) -> list[str]:
         """That the agent may be cut off from names and plane."""
-        above = self.assigning.own
-        while self._own_trouble and above not in ("", "/"):
-            if (bound := self.enforcer.bound.get(self.roll.id_of(above) or 0)) is not None:
-                return [f"the agent is judged by the policies of {bound.path}, because {self._own_trouble}"]
-            above = os.path.dirname(above)
-        return []
+        above = self.enforcer.nearest(self.assigning.own, self.roll.id_of) if self._own_trouble else None
+        return [f"the agent is judged by the policies of {above.path}, because {self._own_trouble}"] if above else []
 
     def settle_all(self) -> tuple[int, ...]:
         """Looks at every cgroup and interface; the workloads that changed, whose connections may have to be cut."""

@@ -74,8 +74,8 @@ class Looks:
             if (workload := self._census.id_of(path)) in bound:
                 self._follow((workload, path))
         for path in news.came:
-            if (workload := self._workload_at(path)) is not None:
-                self._follow((workload, path))
+            if above := self._enforcer.nearest(path, self._census.id_of):
+                self._follow((above.id, path))
 
     def look_where(self, workload: int, pids: Iterable[int]) -> None:
         """Has the gate listen wherever these few processes are."""
@@ -99,13 +99,6 @@ class Looks:
     def _place(self, workload: int) -> _Place | None:
         bound = self._enforcer.bound.get(workload)
         return (workload, bound.path) if bound else None
-
-    def _workload_at(self, path: str) -> int | None:
-        """Under which a cgroup is: the nearest at or above it."""
-        bound = self._enforcer.bound
-        while (workload := self._census.id_of(path)) not in bound and path != "/":
-            path = os.path.dirname(path)
-        return workload if workload in bound else None
 
     def _follow(self, place: _Place) -> None:
         self._look(place)
