@@ -74,7 +74,8 @@ class Looks:
             if (workload := self._census.id_of(path)) in bound:
                 self._follow((workload, path))
         for path in news.came:
-            if above := self._enforcer.nearest(path, self._census.id_of):
+            above = self._enforcer.nearest(path, self._census.id_of)
+            if above and (above.id, path) not in self._turns:  # else it was followed when it was settled, just now
                 self._follow((above.id, path))
 
     def look_where(self, workload: int, pids: Iterable[int]) -> None:
