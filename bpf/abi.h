@@ -17,9 +17,10 @@ enum hook {
   HOOK_SEND = 4,
   HOOK_HELLO = 5,
   HOOK_PACKET = 6,
-  HOOK_QUERY = 7, /* no program: the gate, which answers DNS questions */
-  HOOK_AGENT = 8, /* no program: the agent, about a policy and no packet */
-  HOOK_GUEST = 9, /* a packet of a guest, at its interface */
+  HOOK_QUERY = 7,  /* no program: the gate, which answers DNS questions */
+  HOOK_AGENT = 8,  /* no program: the agent, about a policy and no packet */
+  HOOK_GUEST = 9,  /* a packet of a guest, at its interface */
+  HOOK_FRAME = 10, /* a frame of a packet socket, at an interface */
 };
 
 /* traffic, by workload, per CPU: what left and came, and how often each verdict fell. */

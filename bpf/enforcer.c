@@ -40,4 +40,5 @@
 #include "hook_message.h"
 #include "judge_packet.h"
 #include "hook_packet.h"
+#include "hook_frame.h"
 #include "questions.h"

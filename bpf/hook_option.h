@@ -17,6 +17,9 @@ enum {
   OPTION_TCP_AO_REPAIR = 42,
   OPTION_IP_XFRM_POLICY = 17,
   OPTION_IPV6_ADDRFORM = 1,
+  SOL_PACKET = 263,
+  OPTION_PACKET_QDISC_BYPASS = 20,
+  SOL_XDP = 283,
 };
 
 static __always_inline bool is_refused_tcp(int option, __u8 state) {
@@ -78,6 +81,11 @@ static __always_inline bool is_refused_v6(int option) {
   return 0;
 }
 
+/* Of sockets that write frames: on_frame_out would see no more of them. */
+static __always_inline bool is_refused_link(int level, int option) {
+  return level == SOL_XDP || (level == SOL_PACKET && option == OPTION_PACKET_QDISC_BYPASS);
+}
+
 int on_option(struct bpf_sockopt *ctx) {
   struct telling telling = {.started_ns = bpf_ktime_get_boot_ns(), .hook = HOOK_OPTION};
   struct judgement judgement = {.reason = SOCKET_OPTION};
@@ -85,13 +93,22 @@ int on_option(struct bpf_sockopt *ctx) {
   struct standing standing;
   struct flow flow = {};
   struct stamp *stamp;
-  bool is_refused = 0;
+  __u64 workload = is_refused_link(level, option) ? workload_of_task() : 0;
+  bool is_refused = workload != 0;
 
   if (ctx->optlen > PAGE_SIZE)
     ctx->optlen = 0; /* the kernel goes on with the caller's buffer; left as it is, it would fail with EFAULT */
   if (!ctx->sk)
     return 1;
-  stamp = stamps.sk_storage_get(ctx->sk, 0, 0);
+  stamp = stamps.sk_storage_get(ctx->sk, 0, workload ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+  if (workload) { /* no other hook stamps these sockets */
+    if (!stamp) {
+      count_verdict(workload, ERROR, STAMP_MISSING);
+      return 0;
+    }
+    begin_stamp(stamp, workload, epoch_now());
+    tell_process(stamp);
+  }
   if (!stamp || stamp->workload == 0)
     return 1;
   if (level == SOL_TCP)

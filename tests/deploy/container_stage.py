@@ -29,6 +29,7 @@ import pytest
 from bed import Finished, Host, Udp
 from bed.container_wire import connect
 from bed.docker import Container, Docker, docker_daemon, missing_docker
+from bed.frames import frame_to
 from bed.podman import missing_podman, podman_daemon
 from e2e.agent_stage import NO_RUNTIMES, AgentStage, open_agent_stage
 from unit.session_words import Orchestrator, write_keys
@@ -53,6 +54,17 @@ try:
         sock.connect((address, int(port)))
         sock.sendall(b"x")
         print(sock.makefile().readline() if protocol == "tcp" else sock.recv(99).decode())
+except OSError as error:
+    print(errno.errorcode.get(error.errno or 0, repr(error)))
+"""
+# "sent", or the error's name.
+SEND_FRAME = """
+import errno, socket, sys
+try:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
+        sock.send(bytes.fromhex(sys.argv[1]))
+        print("sent")
 except OSError as error:
     print(errno.errorcode.get(error.errno or 0, repr(error)))
 """
@@ -218,6 +230,12 @@ def reach(container: Inhabited, name: str) -> str:
     )
     assert done.returncode in (0, *_CURL_REFUSED), done
     return done.stdout.strip().removeprefix("I am ") if done.returncode == 0 else f"curl {done.returncode}"
+
+
+def framed(container: Inhabited, host: Host) -> str:
+    """A datagram to the plain port of a host, as a frame: "sent", or the error."""
+    frame = frame_to(host.address4, port=7, to="ff:ff:ff:ff:ff:ff")
+    return container.exec("python3", "-c", SEND_FRAME, frame.hex()).stdout.strip()
 
 
 def knock(container: Inhabited, host: Host, port: int = 7, *, protocol: str = "tcp", address: str = "") -> str:

@@ -81,6 +81,16 @@ class Parts:
         if self.failure:
             raise self.failure
 
+    # of Frames
+
+    complaints: tuple[str, ...] = ()
+
+    def heed(self, news: LinkNews) -> None:
+        pass
+
+    def mend(self, now_ns: int) -> None:
+        pass
+
     # what a test tells
 
     def come(self, one: NetworkLink) -> None:
@@ -94,7 +104,7 @@ class Parts:
     def interfaces(self, *managed: str) -> Interfaces:
         """The real thing between these."""
         one = cast(Any, self)
-        return Interfaces(one, one, one, one, managed)
+        return Interfaces(one, one, one, one, one, managed)
 
 
 def test_an_index_and_a_workload_are_each_others() -> None:

@@ -81,7 +81,16 @@ class Stage:
         enforcer: Any = SimpleNamespace(bound=self.bound)
         enforcer.nearest = partial(Enforcer.nearest, enforcer)
         tree: Any = self.tree
-        self.looks = Looks(enforcer, tree, lambda bound: True)
+        self.entered: list[bool] = []  # whether each was new
+        self.failures: list[Exception] = []  # of those to be entered next
+        self.looks = Looks(enforcer, tree, lambda bound: True, self.enter)
+
+    def enter(self, inode: int, pid: int, *, is_new: bool) -> None:
+        """Has frames stopped there."""
+        assert inode != OWN
+        if self.failures:
+            raise self.failures.pop()
+        self.entered.append(is_new)
 
 
 @pytest.fixture
@@ -250,3 +259,21 @@ def test_a_workload_that_goes_while_it_is_gone_through_ends_that(
         assert not stage.looks._walks
 
     asyncio.run(body())
+
+
+def test_where_frames_cannot_be_stopped_its_gate_does_not_listen_yet(
+    stage: Stage, namespaces: Callable[[int], list[int]]
+) -> None:
+    """It is said why; the next look tries again, and later ones enter a namespace that is known."""
+    stage.tree.processes["/a"] = [os.getpid(), *namespaces(1)]
+    stage.failures = [KernelError("no room")]
+    run(stage, lambda: stage.looks.look(WORKLOAD))
+    assert set(stage.bound[WORKLOAD].namespaces) == {OWN}
+    assert stage.looks.complaint == "a is in a network namespace where its frames are not stopped: no room"
+    run(stage, stage.looks.look_abroad)
+    run(stage, lambda: stage.looks.look(WORKLOAD))
+    assert len(stage.bound[WORKLOAD].namespaces) == 2
+    run(stage, stage.looks.look_abroad)
+    assert stage.entered[0] is True
+    assert stage.entered[-1] is False
+    assert stage.looks.complaint == ""

@@ -11,12 +11,14 @@ from functools import partial
 
 from exeat.agent.census import News
 from exeat.agent.enforcer import Bound
+from exeat.agent.frames import Frames
 from exeat.agent.guest_said import GuestSaid
 from exeat.agent.guests import Guests
 from exeat.agent.interface_ids import index_of, is_interface, workload_of
 from exeat.core.globs import Globs
 from exeat.errors import ExeatError, KernelError
 from exeat.interface_settings import InterfaceSettings
+from exeat.kernel.frames import FrameGuard
 from exeat.kernel.guest_hooks import GuestHooks
 from exeat.kernel.guests import GuestTables, Learnt
 from exeat.kernel.instance import Instance
@@ -27,18 +29,23 @@ _FEW = 3  # of which what they learnt is read one by one
 _MEND_NS = 30 * 10**9  # the kernel is asked about each of them
 
 
-def open_interfaces(instance: Instance, hooks: GuestHooks, settings: InterfaceSettings) -> "Interfaces":
+def open_interfaces(
+    instance: Instance, hooks: GuestHooks, guard: FrameGuard, settings: InterfaceSettings
+) -> "Interfaces":
     """Those of this network namespace. Nothing is loaded or looked at yet."""
     links, tables = NetworkLinks(), GuestTables(instance)
-    return Interfaces(links, hooks, tables, Guests(hooks, tables, links, settings), settings.managed)
+    guests = Guests(hooks, tables, links, settings)
+    return Interfaces(links, hooks, tables, guests, Frames(guard, links), settings.managed)
 
 
 class Interfaces:
     """Belongs to the control loop; start() may run elsewhere. `managed`: patterns of names that are always judged."""
 
     def __init__(
-        self, links: NetworkLinks, hooks: GuestHooks, tables: GuestTables, guests: Guests, managed: tuple[str, ...]
-    ) -> None:
+        self, links: NetworkLinks, hooks: GuestHooks, tables: GuestTables, guests: Guests, frames: Frames,
+        managed: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self.frames = frames
         self.left: set[int] = set()  # workloads whose interfaces an agent before this one had attached to
         self._links = links
         self._hooks = hooks
@@ -68,7 +75,7 @@ class Interfaces:
     @property
     def complaints(self) -> list[str]:
         """What is not as it should be."""
-        return list(self._troubles.values())
+        return [*self._troubles.values(), *self.frames.complaints]
 
     def id_of(self, name: str) -> int | None:
         """An interface's id as a workload; None: there is none of this name."""
@@ -177,6 +184,7 @@ class Interfaces:
 
     def mend(self, now_ns: int) -> None:
         """Attaches again where somebody took programs away, and tries again what failed."""
+        self.frames.mend(now_ns)
         if now_ns < self._mend_due_ns and not self._troubles:
             return
         self._mend_due_ns = now_ns + _MEND_NS
@@ -235,6 +243,7 @@ class Interfaces:
         self.start()
 
     def _heed(self, links: LinkNews) -> News:
+        self.frames.heed(links)
         news = News()
         for index in links.went | links.came | links.changed:
             link = self._links.of(index)

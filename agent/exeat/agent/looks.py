@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from exeat.agent.census import Census, News
 from exeat.agent.enforcer import Bound, Enforcer
@@ -36,17 +37,34 @@ class _Walk:
     again: bool = False  # somebody wanted another one meanwhile
 
 
+class Enter(Protocol):
+    """What else has to be done where a workload is."""
+
+    def __call__(self, inode: int, pid: int, *, is_new: bool) -> None:
+        """Raises OSError or KernelError where it cannot."""
+
+
 _Place = tuple[int, str]  # a workload, and the cgroup at or below it where processes are looked for
 
 
 class Looks:
-    """Belongs to the control loop. `open_for_guest` has the gate of an interface listen; whether it does."""
+    """Belongs to the control loop. `open_for_guest` has the gate of an interface listen; whether it does.
 
-    def __init__(self, enforcer: Enforcer, census: Census, open_for_guest: Callable[[Bound], bool]) -> None:
+    `enter` is told of each namespace, by its inode and a process there, whenever it is looked at.
+    """
+
+    def __init__(
+        self,
+        enforcer: Enforcer,
+        census: Census,
+        open_for_guest: Callable[[Bound], bool],
+        enter: Enter,
+    ) -> None:
         self.complaint = ""
         self._enforcer = enforcer
         self._census = census
         self._open_for_guest = open_for_guest
+        self._enter = enter
         self._own_namespace = os.stat("/proc/self/ns/net").st_ino
         self._turns: dict[_Place, asyncio.TimerHandle] = {}  # of those that are followed
         self._walks: dict[_Place, _Walk] = {}  # that are not through yet
@@ -171,7 +189,17 @@ class Looks:
             return
         walk.seen.add(inode)
         bound.unseen.pop(inode, None)
-        if inode not in bound.namespaces:
+        is_new = inode not in bound.namespaces
+        try:
+            if inode != self._own_namespace:
+                self._enter(inode, pid, is_new=is_new)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        except (OSError, KernelError) as error:
+            self.complaint = f"{bound.name} is in a network namespace where its frames are not stopped: {error}"
+            walk.is_whole = False
+            return
+        if is_new:
             walk.is_whole = self._open_in(bound, inode, pid) and walk.is_whole
 
     def _leave(self, bound: Bound, seen: set[int]) -> None:

@@ -69,7 +69,9 @@ class AgentOperations:
         ids = [self._one(request.workload)] if request.workload else sorted(bound, key=lambda one: bound[one].name)
         found = pb.ListWorkloadsResponse(workloads=workload_views(ids, self._agent.host, self._agent.tables))
         if request.workload and found.workloads[0].cgroup:
-            found.workloads[0].rights.extend(rights_of(self._agent.host.roll.census.pids(bound[ids[0]].path)))
+            roll = self._agent.host.roll
+            pids, are_stopped = roll.census.pids(bound[ids[0]].path), roll.interfaces.frames.are_stopped
+            found.workloads[0].rights.extend(rights_of(pids, frames_are_stopped=are_stopped))
         return found
 
     async def register(self, request: pb.RegisterRequest, peer: Peer) -> pb.RegisterResponse:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from exeat.agent.vitals import Story
 from exeat.kernel.clock import clock_offset_ns
+from exeat.kernel.frames import FrameGuard
 from exeat.kernel.guest_hooks import GuestHooks
 from exeat.kernel.instance import Instance, instances_of_other_layouts, own_build, remove_layout
 from exeat.kernel.programs import ENFORCING
@@ -18,6 +19,7 @@ class Programs:
     def __init__(self, instance: Instance, story: Story) -> None:
         self._instance = instance
         self.guests = GuestHooks(instance)  # loaded only where there are guests
+        self.frames = FrameGuard(instance)
         self._story = story
         self._is_upgrading = False
 
@@ -34,6 +36,7 @@ class Programs:
             self._instance.attach(root)
             build = own_build()
         self._instance.hold(ENFORCING)
+        self.frames.hold()
         if self.guests.is_loaded:
             self.guests.hold()
         self._story.build = build
@@ -46,6 +49,7 @@ class Programs:
                 _log.info("replacing programs %s by %s", self._story.build, own_build())
                 self._instance.load(ENFORCING)
                 self._instance.hold(ENFORCING)
+                self.frames.renew()
                 self._story.build = own_build()
             if self.guests.is_loaded:
                 self.guests.load()  # nothing, where they are of this build

@@ -13,7 +13,7 @@ _TELLING = {  # linux/capability.h
 _PROCESSES_MAX = 256  # that are looked at
 
 
-def rights_of(pids: Iterable[int]) -> tuple[str, ...]:
+def rights_of(pids: Iterable[int], *, frames_are_stopped: bool) -> tuple[str, ...]:
     """Those that any of these processes has now; a process may have them in a user namespace of its own only."""
     held = 0
     for pid in islice(pids, _PROCESSES_MAX):
@@ -22,4 +22,6 @@ def rights_of(pids: Iterable[int]) -> tuple[str, ...]:
                 held |= next((int(line.split()[1], 16) for line in status if line.startswith("CapPrm:")), 0)
         except OSError:  # it has gone
             continue
+    if frames_are_stopped:
+        held &= ~(1 << _TELLING["CAP_NET_RAW"])
     return tuple(name for name, number in _TELLING.items() if held >> number & 1)

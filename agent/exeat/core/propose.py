@@ -79,7 +79,7 @@ class Learned:
             name = (record.name or ".").lower()
             if self._room.admits((name, record.detail), name):
                 self._asked[name][record.detail] += record.count
-        elif record.hook in ("socket", "option"):
+        elif record.hook in ("socket", "option", "frame"):
             is_icmp = record.hook == "socket" and _PROTOCOLS.get(record.protocol) is Protocol.ICMP
             self._note(record, "an icmp rule allows pings, not raw ones" if is_icmp else "no rule can allow it")
         else:

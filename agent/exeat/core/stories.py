@@ -40,6 +40,7 @@ STORIES: dict[Reason, str] = {
     _.UNDECLARED: "no rule names this destination, and the policy puts a workload that tries such into quarantine",
     _.ENDS_SOON: "a policy, or a rule of it, ends soon: then it allows nothing",
     _.CHANGED: "somebody changed what holds for a workload",
+    _.PACKET_SOCKET: "a frame of a packet socket (AF_PACKET, AF_XDP) is written past every rule; use TCP or UDP",
     _.UNVERIFIED_DATA: "data tried to leave before a name was verified: Fast Open, or a connection older than policy",
     _.FRAGMENT: "a fragment hides what it belongs to; only raw senders make them here",
     _.IP_OPTIONS_PRESENT: "IP options can carry a source route to another address",

@@ -24,7 +24,7 @@ _PROTOCOLS = {
 }
 _PROTOCOL_NUMBERS = {word: number for number, word in _PROTOCOLS.items()}
 _PROTOCOL_MAX = 65_535
-_LEVELS = {0: "IP", 6: "TCP", 41: "IPv6"}
+_LEVELS = {0: "IP", 6: "TCP", 41: "IPv6", 263: "packet sockets", 283: "XDP"}
 # Microseconds with three decimals hold no more exactly: thirteen days, which no judgement takes.
 JUDGED_NS_MAX = 2**50
 _ADDRESSES_KEPT = 4096  # those of a busy host's hour; a scan drives them out, and costs a microsecond each
@@ -69,7 +69,7 @@ def subject_of(record: Record) -> str:
         return f"policy {record.policy}"
     if record.hook == "query":
         return _question(record)
-    if record.hook == "guest" and record.address is None:
+    if record.hook in ("guest", "frame") and record.address is None:
         return "a frame"
     where = f"{protocol_word(record.protocol)} {endpoint(record.address, record.port)}"
     return f"{record.name} ({where})" if record.name else where
@@ -103,7 +103,7 @@ def _who(record: Record) -> str:
         return f"{_printable(record.process.comm)}[{record.process.pid}]"  # its own choice
     if record.hook == "guest" or (record.hook == "query" and not record.workload.startswith("/")):
         return f"the guest ({record.source})" if record.source else "the guest"  # nobody sees its processes
-    return "the kernel"
+    return "a packet socket" if record.hook == "frame" else "the kernel"
 
 
 def json_line(record: Record) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TypeVar
 
+from exeat.errors import ExeatError
 from exeat.model.networks import Address
 
 _T = TypeVar("_T")
@@ -140,7 +141,7 @@ def _loopback() -> Sequence[Address]:
 def inside(namespace: int, act: Callable[[], _T]) -> _T:
     """Does it in a thread of its own that has entered the namespace: the others stay where they are."""
     done: list[_T] = []
-    failed: list[OSError] = []
+    failed: list[Exception] = []
 
     def enter() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -150,7 +151,7 @@ def inside(namespace: int, act: Callable[[], _T]) -> _T:
             return
         try:
             done.append(act())
-        except OSError as error:
+        except (OSError, ExeatError) as error:
             failed.append(error)
 
     thread = threading.Thread(target=enter, name="gate listeners")

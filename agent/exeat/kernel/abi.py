@@ -36,6 +36,7 @@ class Hook(IntEnum):
     QUERY = 7  # no program: the gate
     AGENT = 8  # no program: the agent, about a policy
     GUEST = 9  # a packet of a guest, at its interface
+    FRAME = 10  # a frame of a packet socket, at an interface
 
 
 class Outcome(IntEnum):

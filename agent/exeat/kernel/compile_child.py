@@ -23,7 +23,10 @@ from exeat.kernel.source import build_header_tree
 
 _PR_SET_PDEATHSIG = 1
 _TREE = "exeat-headers-"
-_OFFSETS = ("tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start")  # the C text has them as TCP_SOCK_WRITE_SEQ
+_OFFSETS = (  # the C text has them as TCP_SOCK_WRITE_SEQ
+    "tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start",
+    "task_struct.tgid", "task_struct.comm", "task_struct.cred", "cred.uid",
+)  # fmt: skip
 _IN_MEMORY = Path("/run")  # a tmpfs
 
 

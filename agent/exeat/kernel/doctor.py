@@ -23,6 +23,10 @@ from exeat.kernel.tcx import has_tcx
 from exeat.model.networks import MAPPED_PREFIX
 
 _NO_CGROUPS = "not mounted, or only a part of it is seen here: in the agent's container say `exeat-agent doctor`"
+_NO_TCX = (
+    "frames of packet sockets are stopped by nobody: take CAP_NET_RAW from workloads; "
+    "guests' interfaces are guarded by clsact filters, which whoever edits tc can remove"
+)
 _UNTRIED = "not tried: cgroups can only be read here"
 
 
@@ -43,7 +47,7 @@ def examine() -> Iterator[Finding]:
     yield _try("BPF file system", "everything: enforcement could not outlive the agent", lambda: str(bpf_root()))
     yield _try("UAPI headers", "everything: programs are compiled on the host (linux-libc-dev)", _headers)
     yield from _programs()
-    yield _try("tcx links", "guests' interfaces are guarded by clsact filters, which whoever edits tc can remove", _tcx)
+    yield _try("tcx links", _NO_TCX, _tcx)
     yield _try("sock_diag destroy", "revoked connections fall silent instead of failing at once", _destroy)
     yield _try("no cgroup v1 net_cls", "kernels before 5.15 lose a socket's cgroup2 once net_cls is used", _net_cls)
 

@@ -2,7 +2,7 @@
 
 An agent has one for the whole host; each `exeat run` has one of its own, so that two never share a map or an event.
 What is pinned enforces on without us. Directories: maps/, programs/ and links/ below exeat/v<layout>/<name>/; what is
-attached to guests' interfaces (tcx.py, clsact.py) in links/interfaces/.
+attached to guests' interfaces (tcx.py, clsact.py) in links/interfaces/, and to all (frames.py) in links/frames/.
 """
 
 import os
@@ -25,7 +25,7 @@ from exeat.kernel.source import fingerprint, joined_source
 _ATTEMPTS = 100
 _COMPILATIONS = 3
 _BUILD = "build-"
-_INTERFACES = Path("links/interfaces")
+_AT_INTERFACES = ("interfaces", "frames")  # below links/
 _ESSENTIAL = ("settings", "workloads", "policies", "networks", "ports", "hosts", "stamps", "names", "sockets", "events")
 
 
@@ -161,9 +161,9 @@ class Instance:
         finally:
             os.close(target)
 
-    def interface_pins(self) -> list[str]:
-        """What is pinned of guests' interfaces, by its name below links/interfaces."""
-        pins = self.directory / _INTERFACES
+    def interface_pins(self, place: str = "interfaces") -> list[str]:
+        """What is pinned of interfaces, by its name below links/<place>; "interfaces" are those of guests."""
+        pins = self.directory / "links" / place
         return [entry.name for entry in pins.iterdir()] if pins.is_dir() else []
 
     def map(self, name: str) -> int:
@@ -180,7 +180,7 @@ class Instance:
 
     def keep_link(self, name: str, fd: int, directory: Path) -> None:
         """Pins what is new; its file descriptor is held, and no more the caller's."""
-        (directory / "links" / name).parent.mkdir(mode=0o700, exist_ok=True)
+        (directory / "links" / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         libbpf.pin(fd, str(directory / "links" / name))
         self._pins.keep(f"links/{name}", fd)
 
@@ -189,6 +189,10 @@ class Instance:
         self._pins.drop(f"links/{name}")
         (directory / "links" / name).unlink(missing_ok=True)
 
+    def drop_place(self, place: str) -> None:
+        """Nothing is pinned there any more."""
+        (self.directory / "links" / place).rmdir()
+
     def take_in(self, incoming: Path, name: str) -> None:
         """A new program takes the place of the one of its name; it is attached wherever that was."""
         incoming.replace(self.directory / "programs" / name)
@@ -196,7 +200,7 @@ class Instance:
 
     def _has_links(self) -> bool:
         links = self.directory / "links"
-        return links.is_dir() and any(entry.name != _INTERFACES.name for entry in links.iterdir())
+        return links.is_dir() and any(entry.name not in _AT_INTERFACES for entry in links.iterdir())
 
     def close(self) -> None:
         """Lets go of the file descriptors; what is pinned stays."""

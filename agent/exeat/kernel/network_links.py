@@ -16,7 +16,8 @@ _Address = IPv4Interface | IPv6Interface
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_arp.h
 _NEW_LINK, _DEL_LINK, _GET_LINK, _NEW_ADDRESS, _DEL_ADDRESS, _GET_ADDRESS = 16, 17, 18, 20, 21, 22
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_MAC, _NAME, _MASTER, _EXT_MASK = 1, 3, 10, 29
+_MAC, _NAME, _MASTER, _LINK_INFO, _EXT_MASK = 1, 3, 10, 18, 29
+_INFO_KIND = 1
 _SKIP_STATS = 1 << 3
 _ADDRESS, _LOCAL = 1, 2
 _ETHERNET = 1
@@ -39,6 +40,7 @@ class NetworkLink:
     is_up: bool
     master: int  # index of its bridge, 0: none
     addresses: tuple[_Address, ...]
+    kind: str = ""  # veth, bridge ...; a card has none
 
 
 @dataclass(slots=True)
@@ -212,6 +214,7 @@ def _link(body: bytes) -> NetworkLink:
         bool(flags & _UP),
         struct.unpack("=I", found[_MASTER])[0] if _MASTER in found else 0,
         (),
+        attributes(found.get(_LINK_INFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
     )
 
 

@@ -33,6 +33,8 @@ PROGRAMS: tuple[Program, ...] = (
     Program("on_peer6", 18, 30, "nothing: programs would see the gate where they asked a resolver"),
     Program("on_option", 25, 22, "socket options that change what is on the wire"),
     Program("on_socket", 9, 2, "raw, MPTCP, SCTP and UDP-Lite sockets"),
+    Program("on_frame_out", 3, -1, "frames of packet sockets, which pass no hook of a cgroup"),
+    Program("on_frame_in", 3, -1, "frames of packet sockets, until they are routed"),
     Program("on_question", 3, -1, "`explain`, and the sweep of open connections after a change of policy"),
     Program("on_hello_question", 3, -1, "only tests"),
 )

@@ -23,7 +23,7 @@ class Record:
     time_ns: int  # since 1970
     verdict: Verdict
     reason: Reason
-    hook: str  # where it was judged: socket, option, connect, send, hello, packet or query
+    hook: str  # where it was judged: socket, option, connect, send, hello, packet, frame or query
     workload: str  # the cgroup's path
     policy: str
     rule: str | None

@@ -57,6 +57,7 @@ class Reason(IntEnum):
     UNDECLARED = 41
     ENDS_SOON = 42
     CHANGED = 43
+    PACKET_SOCKET = 44
     # The packet
     UNVERIFIED_DATA = 48
     FRAGMENT = 49

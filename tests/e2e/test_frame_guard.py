@@ -1,0 +1,131 @@
+"""Programs against frames: attached once, kept, replaced and let go of, wherever their interface is by then."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from bed import Bed, call_in
+from bed.frames import frame_to, send_frame
+from bed.namespace import Namespace
+from e2e.guard import Guard
+from exeat.dns.listeners import network_cookie
+from exeat.kernel import libbpf
+from exeat.kernel.frames import FRAMES_IN, FRAMES_OUT, FrameGuard
+
+FRAME = frame_to("203.0.113.99")
+
+
+@pytest.fixture
+def frames(guard: Guard) -> Iterator[FrameGuard]:
+    """That of the guard's instance."""
+    frames = FrameGuard(guard.instance)
+    if not frames.is_possible:
+        pytest.skip("this kernel has no tcx")
+    yield frames
+    for network in guard.instance.interface_pins("frames"):
+        for pin in guard.instance.interface_pins(f"frames/{network}"):
+            guard.instance.drop_link(f"frames/{network}/{pin}", guard.instance.directory)
+    frames.sweep()
+
+
+@pytest.fixture
+def space() -> Iterator[Namespace]:
+    """A namespace with a veth's two ends in it."""
+    made = Namespace()
+    made.command("ip", "link", "add", "one", "up", "type", "veth", "peer", "name", "two")
+    made.command("ip", "link", "set", "two", "up")
+    yield made
+    made.close()
+
+
+def index_of(space: Namespace, name: str) -> int:
+    """An interface's number there."""
+    return space.call(lambda: socket.if_nametoindex(name))
+
+
+def attach(frames: FrameGuard, space: Namespace, name: str, kind: str = "veth") -> None:
+    """At one of its interfaces."""
+    index = index_of(space, name)
+    space.call(lambda: frames.attach(network_cookie(), index, kind))
+
+
+def programs(space: Namespace, name: str) -> tuple[list[int], list[int]]:
+    """What is attached there, for what comes in and for what leaves."""
+    index = index_of(space, name)
+    return space.call(
+        lambda: (
+            libbpf.interface_programs(index, FRAMES_IN.tcx),
+            libbpf.interface_programs(index, FRAMES_OUT.tcx),
+        )
+    )
+
+
+def test_attached_once_on_both_sides_of_a_veth_and_on_one_of_others(
+    guard: Guard, frames: FrameGuard, space: Namespace
+) -> None:
+    """By the instance's own programs."""
+    into, out = (libbpf.program_id(guard.instance.program(side.program)) for side in (FRAMES_IN, FRAMES_OUT))
+    for _ in range(2):
+        attach(frames, space, "one")
+        attach(frames, space, "two", "")
+        assert programs(space, "one") == ([into], [out])
+        assert programs(space, "two") == ([], [out])
+    assert space.call(lambda: frames.attached(network_cookie())) == {index_of(space, "one"), index_of(space, "two")}
+
+
+def test_in_a_container_every_interface_that_is_there(frames: FrameGuard, space: Namespace) -> None:
+    """Loopback too; what comes in is not its own."""
+    space.call(lambda: frames.attach_to_all(network_cookie()))
+    for name in ("lo", "one", "two"):
+        into, out = programs(space, name)
+        assert (len(into), len(out)) == (0, 1)
+
+
+def test_new_programs_take_over_everywhere(guard: Guard, frames: FrameGuard, space: Namespace) -> None:
+    """Each by an exchange; nothing is attached twice."""
+    attach(frames, space, "one")
+    before = programs(space, "one")
+    guard.instance.load()
+    frames.renew()
+    after = programs(space, "one")
+    assert after == tuple([libbpf.program_id(guard.instance.program(one.program))] for one in (FRAMES_IN, FRAMES_OUT))
+    assert after != before
+
+
+def test_what_moves_is_guarded_on_and_what_has_gone_leaves_no_pin(
+    guard: Guard, frames: FrameGuard, space: Namespace
+) -> None:
+    """As the end of a veth that goes to a container, and later ends with it."""
+    attach(frames, space, "two")
+    network = space.call(network_cookie)
+    with_pins: Callable[[], list[str]] = partial(guard.instance.interface_pins, f"frames/{network}")
+    other = Namespace()
+    try:
+        space.command("ip", "link", "set", "two", "netns", other.path)
+        frames.sweep()
+        assert len(with_pins()) == 2
+        assert all(len(one) == 1 for one in programs(other, "two"))
+        other.command("ip", "link", "del", "two")
+        frames.sweep()
+        assert with_pins() == []
+        assert guard.instance.interface_pins("frames") == []
+    finally:
+        other.close()
+
+
+def test_with_its_pins_everything_goes(guard: Guard, bed: Bed, frames: FrameGuard, space: Namespace) -> None:
+    """As `exeat detach` removes them: frames pass that were stopped."""
+    attach(frames, space, "one")
+    with guard.workload() as w:
+        assert call_in(bed, lambda: send_frame(FRAME, "one"), cgroup=w.cgroup, at=space) == "ENOBUFS"
+        network = space.call(network_cookie)
+        for pin in guard.instance.interface_pins(f"frames/{network}"):
+            guard.instance.drop_link(f"frames/{network}/{pin}", guard.instance.directory)
+        until = time.monotonic() + 5  # the kernel lets go of them a moment later
+        while programs(space, "one") != ([], []) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert programs(space, "one") == ([], [])
+        assert call_in(bed, lambda: send_frame(FRAME, "one"), cgroup=w.cgroup, at=space) == "sent"
