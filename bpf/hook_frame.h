@@ -58,7 +58,7 @@ static __always_inline int judge_frame(struct __sk_buff *skb, bool is_leaving) {
   epoch = epoch_now();
   stamp = stamps.sk_storage_get(sk, 0, 0);
   if (!stamp || stamp->epoch != epoch) {
-    __u64 workload = workload_of_socket(skb);
+    __u64 workload = nearest_workload(skb);
 
     stamp = stamps.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!stamp) {

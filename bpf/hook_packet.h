@@ -8,23 +8,6 @@
 
 enum { HEADERS_MAX = 100 /* of IPv6 and TCP, with all options */ };
 
-static __always_inline __u64 workload_of_socket(struct __sk_buff *skb) {
-  __u64 found = 0;
-  int level;
-
-  for (level = 1; level <= ANCESTORS_MAX; level++) {
-    __u64 cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
-    struct workload *bound;
-
-    if (cgroup == 0)
-      break;
-    bound = workloads.lookup(&cgroup);
-    if (bound)
-      found = bound->policy_id == SPARED ? 0 : cgroup;
-  }
-  return found;
-}
-
 /* Not settled: it is judged by itself. Returns whether it passes, but for the limits. */
 static __always_inline bool judge_unsettled(struct __sk_buff *skb, struct bpf_sock *sk, struct stamp *stamp,
                                             struct packet *packet, struct telling *telling, struct passing *ret) {
@@ -76,7 +59,7 @@ int on_packet_out(struct __sk_buff *skb) {
   epoch = epoch_now();
   stamp = stamps.sk_storage_get(sk, 0, 0);
   if (!stamp || stamp->epoch != epoch) {
-    workload = workload_of_socket(skb);
+    workload = nearest_workload(skb);
     if (!stamp && workload == 0 && sk->protocol == IPPROTO_TCP && skb->len <= HEADERS_MAX)
       return PACKET_PASS; /* unmanaged, and may never send data: a stamp costs more than to ask again */
     stamp = stamps.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

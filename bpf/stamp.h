@@ -14,13 +14,14 @@ static __always_inline __u64 epoch_now(void) {
   return now ? now->epoch : 0;
 }
 
-/* The nearest managed cgroup at or above the current task's; 0: none, or one that is spared is nearer. */
-static __always_inline __u64 workload_of_task(void) {
+/* The nearest managed cgroup at or above that of a packet's socket, or of the current task where there is no packet;
+ * 0: none, or one that is spared is nearer. */
+static __always_inline __u64 nearest_workload(struct __sk_buff *skb) {
   __u64 found = 0;
   int level;
 
   for (level = 1; level <= ANCESTORS_MAX; level++) {
-    __u64 cgroup = bpf_get_current_ancestor_cgroup_id(level);
+    __u64 cgroup = skb ? bpf_skb_ancestor_cgroup_id(skb, level) : bpf_get_current_ancestor_cgroup_id(level);
     struct workload *bound;
 
     if (cgroup == 0)
@@ -30,6 +31,10 @@ static __always_inline __u64 workload_of_task(void) {
       found = bound->policy_id == SPARED ? 0 : cgroup;
   }
   return found;
+}
+
+static __always_inline __u64 workload_of_task(void) {
+  return nearest_workload(0);
 }
 
 static __always_inline void forget_destination(struct stamp *stamp) {

@@ -97,7 +97,7 @@ MUTATIONS = {
         (("    if (workload == 0)\n      workload = stamp->workload;", ""),),
     ),
     "nested": Mutation(
-        "workload_of_task and workload_of_socket: only the cgroup itself counts, not those above",
+        "nearest_workload: only the cgroup itself counts, not those above",
         (
             (
                 "    if (bound)\n      found = bound->policy_id == SPARED ? 0 : cgroup;",

@@ -23,6 +23,7 @@ from bed.namespace import Namespace
 from bed.network import lay_line
 from e2e.agent_stage import AgentStage, open_agent_stage
 from e2e.guard import remove_cgroup
+from exeat.kernel.tcx import has_tcx
 
 OUTER_MAC, INNER_MAC = "02:00:5e:00:53:21", "02:00:5e:00:53:22"
 ELSEWHERE = "198.51.100.77"  # nobody's
@@ -31,6 +32,8 @@ ELSEWHERE = "198.51.100.77"  # nobody's
 @pytest.fixture(scope="module")
 def opened() -> Iterator[tuple[AgentStage, Host]]:
     """An agent whose policy allows nothing but a name, and a host that counts datagrams."""
+    if not has_tcx():
+        pytest.skip("this kernel has no tcx")
     with open_agent_stage() as stage:
         sink = stage.bed.add("sink", Udp(PORT))
         stage.write("coder", stage.policy("coder", stage.names("a.shop.test")))
