@@ -69,7 +69,7 @@ static __always_inline int judge_frame(struct __sk_buff *skb, bool is_leaving) {
     }
     if (stamp->cookie == 0)
       stamp->cookie = bpf_get_socket_cookie(skb);
-    begin_stamp(stamp, workload ?: stamp->workload, epoch);
+    begin_stamp(stamp, workload, epoch); /* nothing is held back, as TCP would: who is let go may send */
   }
   if (stamp->workload == 0)
     return FRAME_GOES_ON;

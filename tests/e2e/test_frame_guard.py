@@ -10,7 +10,8 @@ import pytest
 from bed import Bed, call_in
 from bed.frames import frame_to, send_frame
 from bed.namespace import Namespace
-from e2e.guard import Guard
+from e2e.escapes import Steps, got
+from e2e.guard import Guard, Workload, remove_cgroup
 from exeat.dns.listeners import network_cookie
 from exeat.kernel import libbpf
 from exeat.kernel.frames import FRAMES_IN, FRAMES_OUT, FrameGuard
@@ -73,7 +74,6 @@ def test_attached_once_on_both_sides_of_a_veth_and_on_one_of_others(
         attach(frames, space, "two", "")
         assert programs(space, "one") == ([into], [out])
         assert programs(space, "two") == ([], [out])
-    assert space.call(lambda: frames.attached(network_cookie())) == {index_of(space, "one"), index_of(space, "two")}
 
 
 def test_in_a_container_every_interface_that_is_there(frames: FrameGuard, space: Namespace) -> None:
@@ -129,3 +129,30 @@ def test_with_its_pins_everything_goes(guard: Guard, bed: Bed, frames: FrameGuar
             time.sleep(0.01)
         assert programs(space, "one") == ([], [])
         assert call_in(bed, lambda: send_frame(FRAME, "one"), cgroup=w.cgroup, at=space) == "sent"
+
+
+def test_a_socket_is_judged_by_whose_it_is_now(guard: Guard, bed: Bed, frames: FrameGuard) -> None:
+    """Made by a stranger, then a workload's, and let go again."""
+    attach(frames, bed.network.client, "uplink")
+    workload = Workload(guard, guard.leaf())
+
+    def send_thrice(pause: Callable[[], None]) -> list[object]:
+        said = []
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.bind(("uplink", 0))
+            for is_last in (False, False, True):
+                said.append(got(lambda: sock.send(FRAME)))
+                if not is_last:
+                    pause()
+        return said
+
+    try:
+        with Steps(bed, send_thrice, workload.cgroup) as steps:
+            workload.switch()
+            steps.go_on()
+            guard.tables.unbind(workload.id)
+            steps.go_on()
+        assert steps.result == [len(FRAME), "ENOBUFS", len(FRAME)]
+    finally:
+        guard.tables.remove(*workload.policy_ids)
+        remove_cgroup(workload.cgroup)

@@ -27,14 +27,12 @@ class Guard:
     def attach(self, network: int, index: int, kind: str) -> None:
         if self.failure:
             raise self.failure
-        self.did.append((index, kind))
+        if index not in self.there:
+            self.did.append((index, kind))
         self.there.add(index)
 
     def attach_to_all(self, network: int) -> None:
         self.did.append("all")
-
-    def attached(self, network: int) -> set[int]:
-        return self.there
 
     def sweep(self) -> None:
         self.did.append("sweep")

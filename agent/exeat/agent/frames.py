@@ -68,10 +68,8 @@ class Frames:
             return
         self._mend_due_ns = now_ns + _MEND_NS
         self._guard.sweep()
-        attached = self._guard.attached(self._network)
         for link in self._links.all():
-            if link.index not in attached:
-                self._attach(link)
+            self._attach(link)
 
     def _attach(self, link: NetworkLink) -> None:
         try:

@@ -67,11 +67,6 @@ class FrameGuard:
                 for side in _SIDES:
                     self._links(network).renew(side, self._instance.program(side.program))
 
-    def attached(self, network: int) -> set[int]:
-        """The interfaces of this thread's namespace that have the program for what leaves."""
-        with self._lock:
-            return self._links(network).attached((FRAMES_OUT,))
-
     def _networks(self) -> Iterable[int]:
         return [int(name) for name in self._instance.interface_pins(_PLACE)]
 

@@ -56,17 +56,14 @@ class TcxLinks:
         for pin in self._pins():
             self._instance.link(f"{self._place}/{pin}", directory)
 
-    def attached(self, sides: Sequence[Side] = ()) -> set[int]:
-        """The interfaces that are here and alive, with these programs, or else with all."""
+    def attached(self) -> set[int]:
+        """The interfaces that are here and alive, with all programs."""
         directory = self._instance.directory
         pins = set(self._pins())
         return {
             index
             for index in self.indexes()
-            if all(
-                f"{index}-{side.word}" in pins and self._is_alive(index, side, directory)
-                for side in sides or self._sides
-            )
+            if all(f"{index}-{side.word}" in pins and self._is_alive(index, side, directory) for side in self._sides)
         }
 
     def renew(self, side: Side, program: int) -> None:
