@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bed import Udp
 from e2e.agent_stage import AgentStage, open_agent_stage, say
 from e2e.escapes import got
 from e2e.gatekeeper import fetch, look_up
+from exeat.core.verdict_text import endpoint
 
 DOH = "mozilla.cloudflare-dns.com"  # on the list of public resolvers
 ENDS_S = 4
@@ -46,18 +48,33 @@ class Place:
         assert finished.returncode == any(verdict != ALLOWED for verdict, _ in said)
         return said
 
-    def happened(self, attempt: Callable[[], Any], *, is_question: bool = False) -> tuple[str, str]:
-        """Verdict and reason of the last that is told of an attempt; a question that is asked twice is told later."""
-        before = len(self._verdicts(is_question))
+    def happened(self, destination: str, attempt: Callable[[], Any], *, is_question: bool = False) -> tuple[str, str]:
+        """Verdict and reason of the last that is told of this destination and was not told before the attempt.
+
+        Of other names much may be told meanwhile: a question that is asked again is told of seconds later.
+        """
+        before = set(self._verdicts(destination, is_question))
+
+        def new() -> list[str]:
+            return [line for line in self._verdicts(destination, is_question) if line not in before]
+
         self.run(attempt)
-        self.stage.wait_until(lambda: len(self._verdicts(is_question)) > before)
+        self.stage.wait_until(lambda: bool(new()))
         time.sleep(0.05)
-        last = self._verdicts(is_question)[-1]
+        last = json.loads(new()[-1])
         return f"VERDICT_{last['verdict']}", f"REASON_{last['reason'].upper()}"
 
-    def _verdicts(self, is_question: bool) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.stage.exeat("verdicts", "--since", "5m", "-o", "json").stdout.splitlines())
-        return [line for line in lines if (line["hook"] == "query") == is_question]
+    def _verdicts(self, destination: str, is_question: bool) -> list[str]:
+        """Lines about it, as `explain` is asked for it; no two are the same, because each has its time."""
+        lines = self.stage.exeat("verdicts", "--since", "5m", "-o", "json").stdout.splitlines()
+        return [line for line in lines if _is_about(json.loads(line), destination, is_question)]
+
+
+def _is_about(verdict: dict[str, Any], destination: str, is_question: bool) -> bool:
+    """Whether this name was asked for or this address was, with its port and protocol."""
+    there = verdict["destination"]
+    where = there and f"{endpoint(ip_address(there['address']), there['port'])}/{verdict['protocol']}"
+    return (verdict["hook"] == "query") == is_question and destination in (verdict["name"], where)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +180,7 @@ def test_explain_says_what_happens(place: Place, case: str) -> None:
         stage.wait_until(lambda: place.explained(destination)[0][1] == "REASON_RULE_EXPIRED", ENDS_S + 2)
     explained = place.explained(destination)
     is_question = case in ("host without a rule", "DoH host under a wildcard")
-    assert place.happened(attempt, is_question=is_question) in explained
+    assert place.happened(destination, attempt, is_question=is_question) in explained
     assert (verdict, f"REASON_{reason}") in explained
 
 
@@ -180,9 +197,10 @@ def test_explain_knows_the_mode(place: Place, mode: str, verdict: str, reason: s
     """What a verdict does to traffic is part of the answer."""
     evil = place.stage.evil.address4
     place.stage.exeat("mode", "coder", mode)
-    explained = place.explained(f"{evil}:7/tcp")
+    destination = f"{evil}:7/tcp"
+    explained = place.explained(destination)
     assert explained == [(verdict, reason)]
-    assert place.happened(lambda: say(evil)) == (verdict, reason)
+    assert place.happened(destination, lambda: say(evil)) == (verdict, reason)
     assert place.explained("a.evil.test")[0][0] == verdict
     place.stage.exeat("mode", "coder", "policy")
 
@@ -198,7 +216,8 @@ def test_explain_counts_nothing_and_resolves_nothing(place: Place) -> None:
     assert len(place.stage.resolver.questions()) == before
     assert place.run(lambda: look_up("x.wild.test")) == [place.stage.shop.address4]
     place.stage.resolver.set_zone({"fresh.wild.test": [place.stage.shop.address4]})
-    assert place.happened(lambda: look_up("fresh.wild.test"), is_question=True) == (ALLOWED, "REASON_RESOLVED")
+    happened = place.happened("fresh.wild.test", lambda: look_up("fresh.wild.test"), is_question=True)
+    assert happened == (ALLOWED, "REASON_RESOLVED")
 
 
 def test_explain_takes_443_and_says_what_it_cannot_answer(place: Place) -> None:

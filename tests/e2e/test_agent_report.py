@@ -23,8 +23,9 @@ from exeat.v1 import verdict_pb2
 from unit.fake_plane import NODE, papers
 
 FIRST = 20_000  # ports: each denied connect is known by its own
+MOST = 40_000  # more of them than fall within the test, each to a port of its own
 PAUSE_S = 0.002
-BACK_S = 45.0  # an agent waits longer each time, at random
+BACK_S = 75.0  # an agent waits longer each time, at random: up to a minute
 SETTINGS = """\
 apiVersion: exeat.dev/v1
 kind: PlaneSettings
@@ -36,13 +37,15 @@ spec:
   signing_key: {key}
 """
 SPEAK = """
-import socket, sys, time
-address, first, count, pause = sys.argv[1], *map(float, sys.argv[2:])
-for number in range(int(count)):
+import select, socket, sys
+address, first, most, pause = sys.argv[1], *map(float, sys.argv[2:])
+said = 0
+while said < most and not select.select([sys.stdin], [], [], pause)[0]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        try: sock.connect((address, int(first) + number))
-        except PermissionError: denied = True
-    time.sleep(pause)
+        try: sock.connect((address, int(first) + said))
+        except PermissionError: said += 1
+        else: sys.exit("not denied")
+print(said)
 """
 
 
@@ -129,16 +132,23 @@ def plane(stage: AgentStage) -> Iterator[RealPlane]:
 
 
 @contextmanager
-def speaking(stage: AgentStage, cgroup: Path, count: int) -> "Iterator[subprocess.Popen[str]]":
+def speaking(stage: AgentStage, cgroup: Path, count: int, first: int = FIRST) -> "Iterator[subprocess.Popen[str]]":
     """Denied connects, each to the next port."""
-    line = [sys.executable, "-c", SPEAK, stage.evil.address4, *map(str, (FIRST, count, PAUSE_S))]
-    process = start_in(stage.bed, line, cgroup=cgroup)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        stage.bed.disown(process)
+    line = [sys.executable, "-c", SPEAK, stage.evil.address4, *map(str, (first, count, PAUSE_S))]
+    with start_in(stage.bed, line, cgroup=cgroup, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            stage.bed.disown(process)
+
+
+def ended(speaker: "subprocess.Popen[str]") -> int:
+    """Has it end, unless it has; how many there were."""
+    said, _ = speaker.communicate(timeout=60)
+    assert speaker.returncode == 0
+    return int(said)
 
 
 def logged(stage: AgentStage) -> list[int]:
@@ -173,26 +183,30 @@ def test_verdicts_come_to_the_plane_as_they_fall(stage: AgentStage, plane: RealP
 
 def test_a_plane_that_was_killed_has_every_verdict_once_in_the_end(stage: AgentStage, plane: RealPlane) -> None:
     """Killed in the middle of it, away for seconds, killed again while it catches up: no gap, and no duplicate."""
-    cgroup, count = stage.cgroup("coder-1"), 4000
+    cgroup, late = stage.cgroup("coder-1"), 200
     stage.start()
     stage.wait_until(lambda: all_is_there(stage, plane), BACK_S)
-    with speaking(stage, cgroup, count) as speaker:
+    with speaking(stage, cgroup, MOST) as speaker:
         stage.wait_until(lambda: len(plane.verdicts()) > 300, 20)
         plane.kill()
         allowed = [stage.run(lambda: say(stage.shop.address4), cgroup) for _ in range(5)]
         assert allowed == ["hello"] * 5, "enforced as before"
         assert stage.run(lambda: say(stage.evil.address4), cgroup) == "EPERM"
         stage.wait_until(lambda: unreported(stage) > 1500, 30)
+        had = len(plane.verdicts())
         plane.start()
-        stage.wait_until(lambda: len(plane.verdicts()) > 1200, BACK_S)
+        stage.wait_until(lambda: len(plane.verdicts()) > had, BACK_S)
         plane.kill()
+        count = ended(speaker)
+    assert count < MOST, "they fell until then"
+    with speaking(stage, cgroup, late, FIRST + count) as speaker:
         assert speaker.wait(60) == 0
-    assert unreported(stage) > 0
+    stage.wait_until(lambda: unreported(stage) >= late)  # nobody was there who could have taken them
     plane.start()
     stage.wait_until(lambda: all_is_there(stage, plane), BACK_S)
     stored = plane.verdicts()
     ports = Counter(r.destination.port for _, r in stored if r.verdict == verdict_pb2.VERDICT_DROPPED)
-    assert ports == Counter(range(FIRST, FIRST + count)) + Counter([7])
+    assert ports == Counter(range(FIRST, FIRST + count + late)) + Counter([7])
     assert sum(record.verdict == verdict_pb2.VERDICT_FORWARDED for _, record in stored) == 5
     assert [number for number, _ in stored] == logged(stage)
     assert plane.counted() == len(stored)

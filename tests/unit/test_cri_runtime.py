@@ -77,7 +77,11 @@ def answers(
 
 
 def find(socket: Path, known: Answers, container_id: str = ID, delay_s: float = 0.0) -> Identity | None:
-    """Ask once."""
+    """Ask once, at a socket where nothing was asked before.
+
+    gRPC shares connections within a process by their address: one with much of an answer left to read outlives its
+    channel for a moment, and the next channel to that address gets it, and hears that the server before has ended.
+    """
 
     async def once() -> Identity | None:
         server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
@@ -127,7 +131,7 @@ def test_a_sandbox_is_a_pod_without_a_container(socket: Path) -> None:
 def test_another_whose_id_only_begins_so_is_not_it(socket: Path) -> None:
     """The filter takes beginnings, a cgroup's name could be one."""
     assert find(socket, answers([CONTAINER], [POD]), ID[:60]) is None
-    assert find(socket, answers([], [POD]), SANDBOX_ID[:60]) is None
+    assert find(socket.with_suffix(".other"), answers([], [POD]), SANDBOX_ID[:60]) is None
 
 
 def test_an_unknown_container_is_nobodys_here(socket: Path) -> None:
@@ -150,6 +154,9 @@ def test_a_container_whose_image_has_gone_is_told_without_its_names(socket: Path
 
 
 @pytest.mark.parametrize(
+    "method", ["RuntimeService/ListContainers", "RuntimeService/ListPodSandbox", "ImageService/ImageStatus"]
+)
+@pytest.mark.parametrize(
     ("raw", "why"),
     [
         (b"\xff\xff\xff", "none of runtime.v1"),
@@ -158,13 +165,12 @@ def test_a_container_whose_image_has_gone_is_told_without_its_names(socket: Path
         (b"\x0a\x01x" * 400_000, "longer than"),
     ],
 )
-def test_a_bad_answer_is_an_error_with_a_sentence(socket: Path, raw: bytes, why: str) -> None:
+def test_a_bad_answer_is_an_error_with_a_sentence(socket: Path, method: str, raw: bytes, why: str) -> None:
     """Which names the socket, and what to do."""
-    for method in ("RuntimeService/ListContainers", "RuntimeService/ListPodSandbox", "ImageService/ImageStatus"):
-        with pytest.raises(ExeatError, match=why) as caught:
-            find(socket, {**answers([CONTAINER], [POD]), "/runtime.v1." + method: lambda asked: raw})
-        assert str(socket) in str(caught.value)
-        assert "spec.runtimes.cri" in str(caught.value)
+    with pytest.raises(ExeatError, match=why) as caught:
+        find(socket, {**answers([CONTAINER], [POD]), "/runtime.v1." + method: lambda asked: raw})
+    assert str(socket) in str(caught.value)
+    assert "spec.runtimes.cri" in str(caught.value)
 
 
 def test_who_does_not_speak_cri_is_an_error_with_a_sentence(socket: Path) -> None:
@@ -220,4 +226,4 @@ def test_who_is_slow_is_an_error_after_a_bounded_time(socket: Path, monkeypatch:
     assert find(socket, answers([CONTAINER], [POD]), delay_s=0.01)  # before the limit is short: machines are busy
     monkeypatch.setattr(cri, "WITHIN_S", 0.5)
     with pytest.raises(ExeatError, match=r"not answered within 0\.5 s"):
-        find(socket, answers([CONTAINER], [POD]), delay_s=0.3)
+        find(socket.with_suffix(".slow"), answers([CONTAINER], [POD]), delay_s=0.3)
