@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 
@@ -12,7 +11,6 @@ from bed.frames import frame_to, send_frame
 from bed.namespace import Namespace
 from e2e.escapes import Steps, got
 from e2e.guard import Guard, Workload, remove_cgroup
-from exeat.dns.listeners import network_cookie
 from exeat.kernel import libbpf
 from exeat.kernel.frames import FRAMES_IN, FRAMES_OUT, FrameGuard
 
@@ -26,10 +24,18 @@ def frames(guard: Guard) -> Iterator[FrameGuard]:
     if not frames.is_possible:
         pytest.skip("this kernel has no tcx")
     yield frames
-    for network in guard.instance.interface_pins("frames"):
-        for pin in guard.instance.interface_pins(f"frames/{network}"):
-            guard.instance.drop_link(f"frames/{network}/{pin}", guard.instance.directory)
-    frames.sweep()
+    let_go(guard)
+
+
+def pins(guard: Guard) -> list[str]:
+    """What is pinned."""
+    return guard.instance.interface_pins("frames")
+
+
+def let_go(guard: Guard) -> None:
+    """Removes all of it."""
+    for pin in pins(guard):
+        guard.instance.drop_link(f"frames/{pin}", guard.instance.directory)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def index_of(space: Namespace, name: str) -> int:
 def attach(frames: FrameGuard, space: Namespace, name: str, kind: str = "veth") -> None:
     """At one of its interfaces."""
     index = index_of(space, name)
-    space.call(lambda: frames.attach(network_cookie(), index, kind))
+    space.call(lambda: frames.attach(index, kind))
 
 
 def programs(space: Namespace, name: str) -> tuple[list[int], list[int]]:
@@ -77,11 +83,12 @@ def test_attached_once_on_both_sides_of_a_veth_and_on_one_of_others(
 
 
 def test_in_a_container_every_interface_that_is_there(frames: FrameGuard, space: Namespace) -> None:
-    """Loopback too; what comes in is not its own."""
-    space.call(lambda: frames.attach_to_all(network_cookie()))
-    for name in ("lo", "one", "two"):
-        into, out = programs(space, name)
-        assert (len(into), len(out)) == (0, 1)
+    """What comes in is not its own, but for loopback's. Once, though some have been there before they came."""
+    attach(frames, space, "one")
+    for _ in range(2):
+        space.call(frames.attach_to_all)
+        found = {name: tuple(map(len, programs(space, name))) for name in ("lo", "one", "two")}
+        assert found == {"lo": (1, 1), "one": (1, 1), "two": (0, 1)}
 
 
 def test_new_programs_take_over_everywhere(guard: Guard, frames: FrameGuard, space: Namespace) -> None:
@@ -89,10 +96,13 @@ def test_new_programs_take_over_everywhere(guard: Guard, frames: FrameGuard, spa
     attach(frames, space, "one")
     before = programs(space, "one")
     guard.instance.load()
+    attach(frames, space, "one")  # before they are renewed: the new ones beside the old
+    assert tuple(map(len, programs(space, "one"))) == (2, 2)
     frames.renew()
     after = programs(space, "one")
     assert after == tuple([libbpf.program_id(guard.instance.program(one.program))] for one in (FRAMES_IN, FRAMES_OUT))
     assert after != before
+    assert len(pins(guard)) == 2
 
 
 def test_what_moves_is_guarded_on_and_what_has_gone_leaves_no_pin(
@@ -100,18 +110,32 @@ def test_what_moves_is_guarded_on_and_what_has_gone_leaves_no_pin(
 ) -> None:
     """As the end of a veth that goes to a container, and later ends with it."""
     attach(frames, space, "two")
-    network = space.call(network_cookie)
-    with_pins: Callable[[], list[str]] = partial(guard.instance.interface_pins, f"frames/{network}")
     other = Namespace()
     try:
         space.command("ip", "link", "set", "two", "netns", other.path)
-        frames.sweep()
-        assert len(with_pins()) == 2
+        assert not frames.sweep()
+        other.call(frames.attach_to_all)  # as the agent does where it is now
         assert all(len(one) == 1 for one in programs(other, "two"))
         other.command("ip", "link", "del", "two")
-        frames.sweep()
-        assert with_pins() == []
-        assert guard.instance.interface_pins("frames") == []
+        other.close()
+        assert frames.sweep()
+        until = time.monotonic() + 5  # a namespace is taken apart later
+        while pins(guard) and time.monotonic() < until:
+            frames.sweep()
+        assert pins(guard) == []
+    finally:
+        other.close()
+
+
+def test_what_comes_back_to_the_host_is_guarded_on_both_sides(frames: FrameGuard, space: Namespace) -> None:
+    """From a container, where what leaves was stopped already."""
+    other = Namespace()
+    try:
+        other.command("ip", "link", "add", "three", "type", "veth", "peer", "name", "four")
+        other.call(frames.attach_to_all)
+        other.command("ip", "link", "set", "three", "netns", space.path)
+        attach(frames, space, "three")
+        assert tuple(map(len, programs(space, "three"))) == (1, 1)
     finally:
         other.close()
 
@@ -121,9 +145,7 @@ def test_with_its_pins_everything_goes(guard: Guard, bed: Bed, frames: FrameGuar
     attach(frames, space, "one")
     with guard.workload() as w:
         assert call_in(bed, lambda: send_frame(FRAME, "one"), cgroup=w.cgroup, at=space) == "ENOBUFS"
-        network = space.call(network_cookie)
-        for pin in guard.instance.interface_pins(f"frames/{network}"):
-            guard.instance.drop_link(f"frames/{network}/{pin}", guard.instance.directory)
+        let_go(guard)
         until = time.monotonic() + 5  # the kernel lets go of them a moment later
         while programs(space, "one") != ([], []) and time.monotonic() < until:
             time.sleep(0.01)

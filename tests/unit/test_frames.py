@@ -12,30 +12,33 @@ from exeat.errors import KernelError
 from exeat.kernel.network_links import LinkNews, NetworkLink
 
 SECONDS = 10**9
+INODE = os.stat("/proc/self/ns/net").st_ino
 
 
 class Guard:
     """What the kernel would be asked."""
 
     is_possible = True
+    has_gone = False
 
     def __init__(self) -> None:
         self.did: list[object] = []
         self.there: set[int] = set()
         self.failure: Exception | None = None
 
-    def attach(self, network: int, index: int, kind: str) -> None:
+    def attach(self, index: int, kind: str) -> None:
         if self.failure:
             raise self.failure
         if index not in self.there:
             self.did.append((index, kind))
         self.there.add(index)
 
-    def attach_to_all(self, network: int) -> None:
+    def attach_to_all(self) -> None:
         self.did.append("all")
 
-    def sweep(self) -> None:
+    def sweep(self) -> bool:
         self.did.append("sweep")
+        return self.has_gone
 
 
 class Stage:
@@ -49,7 +52,6 @@ class Stage:
         links = SimpleNamespace(of=self.known.get, all=lambda: tuple(self.known.values()))
         self.names: tuple[str, ...] = ("lo", "eth0")
         monkeypatch.setattr(module, "inside", lambda namespace, act: act())
-        monkeypatch.setattr(module, "network_cookie", lambda: 1)
         monkeypatch.setattr(module, "_interfaces_of", lambda pid: self.names)
         self.frames = Frames(cast(Any, self.guard), cast(Any, links))
 
@@ -96,14 +98,14 @@ def test_what_somebody_took_away_is_put_back_now_and_then(stage: Stage) -> None:
 def test_a_namespace_is_entered_anew_if_its_interfaces_or_itself_are_others(stage: Stage) -> None:
     """An inode may come back as another namespace's."""
     enter, pid = stage.frames.enter, os.getpid()
-    enter(5, pid, is_new=True)
-    enter(5, pid, is_new=False)
+    enter(INODE, pid, is_new=True)
+    enter(INODE, pid, is_new=False)
     assert stage.guard.did == ["all"]
     stage.names = ("lo", "eth0", "eth1")
-    enter(5, pid, is_new=False)
-    enter(5, pid, is_new=False)
+    enter(INODE, pid, is_new=False)
+    enter(INODE, pid, is_new=False)
     assert stage.guard.did == ["all"] * 2
-    enter(5, pid, is_new=True)
+    enter(INODE, pid, is_new=True)
     assert stage.guard.did == ["all"] * 3
 
 
@@ -116,8 +118,8 @@ def test_what_could_not_be_entered_is_not_taken_for_done(stage: Stage, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(module, "inside", refuse)
         with pytest.raises(OSError, match="no threads"):
-            stage.frames.enter(5, os.getpid(), is_new=True)
-    stage.frames.enter(5, os.getpid(), is_new=False)
+            stage.frames.enter(INODE, os.getpid(), is_new=True)
+    stage.frames.enter(INODE, os.getpid(), is_new=False)
     assert stage.guard.did == ["all"]
 
 
@@ -125,7 +127,7 @@ def test_a_kernel_without_a_place_for_them_is_left_alone(stage: Stage) -> None:
     """As `exeat doctor` says."""
     stage.guard.is_possible = False
     stage.frames.heed(LinkNews(came={7}))
-    stage.frames.enter(5, os.getpid(), is_new=True)
+    stage.frames.enter(INODE, os.getpid(), is_new=True)
     stage.frames.mend(1)
     assert stage.guard.did == []
     assert not stage.frames.are_stopped

@@ -198,7 +198,6 @@ class Looks:
         except (OSError, KernelError) as error:
             self.complaint = f"{bound.name} is in a network namespace where its frames are not stopped: {error}"
             walk.is_whole = False
-            return
         if is_new:
             walk.is_whole = self._open_in(bound, inode, pid) and walk.is_whole
 

@@ -37,6 +37,7 @@ class Programs:
             build = own_build()
         self._instance.hold(ENFORCING)
         self.frames.hold()
+        self.frames.renew()  # an agent may have been killed before it had
         if self.guests.is_loaded:
             self.guests.hold()
         self._story.build = build

@@ -100,6 +100,7 @@ class Upkeep:
         enforcer = self._host.enforcer
         changed = (*self._host.expire(time.time_ns(), now_ns), *self._host.heed_session_keys())
         self._story.note("sessions", self._host.assigning.sessions.complaint)
+        self._host.roll.interfaces.frames.work()
         enforcer.tick(now_ns)
         enforcer.cut(changed)
         if now_ns >= self._alive_due_ns:

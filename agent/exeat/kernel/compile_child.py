@@ -24,7 +24,7 @@ from exeat.kernel.source import build_header_tree
 _PR_SET_PDEATHSIG = 1
 _TREE = "exeat-headers-"
 _OFFSETS = (  # the C text has them as TCP_SOCK_WRITE_SEQ
-    "tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start",
+    "tcp_sock.write_seq", "sk_buff.head", "sk_buff.csum_start", "sk_buff._skb_refdst",
     "task_struct.tgid", "task_struct.comm", "task_struct.cred", "cred.uid",
 )  # fmt: skip
 _IN_MEMORY = Path("/run")  # a tmpfs

@@ -117,7 +117,7 @@ class Instance:
     def has_lost_maps(self) -> bool:
         """Whether programs are attached whose maps cannot be opened any more: new maps would know nobody."""
         maps = self.directory / "maps"
-        is_attached = self._has_links() or bool(self.interface_pins())
+        is_attached = self._has_links() or any(self.interface_pins(place) for place in _AT_INTERFACES)
         return is_attached and not all((maps / name).exists() for name in _ESSENTIAL)
 
     def set_aside(self) -> None:
@@ -188,10 +188,6 @@ class Instance:
         """Lets go of one for good, held or pinned or neither."""
         self._pins.drop(f"links/{name}")
         (directory / "links" / name).unlink(missing_ok=True)
-
-    def drop_place(self, place: str) -> None:
-        """Nothing is pinned there any more."""
-        (self.directory / "links" / place).rmdir()
 
     def take_in(self, incoming: Path, name: str) -> None:
         """A new program takes the place of the one of its name; it is attached wherever that was."""

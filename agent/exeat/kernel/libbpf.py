@@ -168,6 +168,11 @@ def program_id(program: int) -> int:
     return _object_id(program, "cannot ask a program in the kernel")
 
 
+def link_id(link: int) -> int:
+    """The kernel's number of a link."""
+    return _object_id(link, "cannot ask a link in the kernel")
+
+
 def map_id(fd: int) -> int:
     """The kernel's number of a map."""
     return _object_id(fd, "cannot ask a map in the kernel")

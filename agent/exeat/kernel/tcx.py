@@ -5,7 +5,6 @@ another network namespace and keep its own: whether ours is attached is asked of
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from exeat.errors import KernelError
@@ -27,20 +26,18 @@ def has_tcx() -> bool:
 
 
 class TcxLinks:
-    """Those of one instance and one purpose, pinned as links/<place>/<index>-<side>."""
+    """Those of one instance, pinned as links/interfaces/<index>-<side>."""
 
-    def __init__(self, instance: Instance, place: str = "interfaces", sides: Sequence[Side] = SIDES) -> None:
+    def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._place = place
-        self._sides = sides
 
-    def attach(self, index: int, sides: Sequence[Side] = ()) -> None:
+    def attach(self, index: int) -> None:
         """In front of all other programs there. What is attached already stays; where one cannot be, none is new."""
         directory = self._instance.directory
         done: list[str] = []
         try:
-            for side in sides or self._sides:
-                name = self._name(index, side)
+            for side in SIDES:
+                name = _name(index, side)
                 if not self._is_there(index, side, directory):
                     self._drop(name, directory)
                     self._link(index, side, directory)
@@ -53,66 +50,55 @@ class TcxLinks:
     def hold(self) -> None:
         """Opens all that are pinned."""
         directory = self._instance.directory
-        for pin in self._pins():
-            self._instance.link(f"{self._place}/{pin}", directory)
+        for pin in self._instance.interface_pins():
+            if _is_ours(pin):
+                self._instance.link(f"interfaces/{pin}", directory)
 
     def attached(self) -> set[int]:
-        """The interfaces that are here and alive, with all programs."""
+        """The interfaces that are here and alive, with both programs."""
         directory = self._instance.directory
-        pins = set(self._pins())
+        pins = set(self._instance.interface_pins())
         return {
             index
             for index in self.indexes()
-            if all(f"{index}-{side.word}" in pins and self._is_alive(index, side, directory) for side in self._sides)
+            if all(f"{index}-{side.word}" in pins and self._is_alive(index, side, directory) for side in SIDES)
         }
 
     def renew(self, side: Side, program: int) -> None:
         """Puts another program under all of them, each by one exchange."""
         directory = self._instance.directory
-        for pin in self._pins():
+        for pin in self._instance.interface_pins():
             if pin.partition("-")[2] == side.word:
-                link = self._instance.link(f"{self._place}/{pin}", directory)
+                link = self._instance.link(f"interfaces/{pin}", directory)
                 if libbpf.link_state(link).interface:
                     libbpf.update_link(link, program)
 
     def detach(self, index: int) -> None:
         """Whether the interface is still there or not."""
         directory = self._instance.directory
-        for side in self._sides:
-            self._drop(self._name(index, side), directory)
-
-    def sweep(self) -> None:
-        """Lets go of those whose interface has gone."""
-        directory = self._instance.directory
-        for pin in self._pins():
-            name = f"{self._place}/{pin}"
-            if not libbpf.link_state(self._instance.link(name, directory)).interface:
-                self._instance.drop_link(name, directory)
+        for side in SIDES:
+            self._drop(_name(index, side), directory)
 
     def indexes(self) -> set[int]:
         """Every index of which something is pinned, alive or not."""
-        return {int(pin.partition("-")[0]) for pin in self._pins()}
-
-    def _pins(self) -> list[str]:
-        words = {side.word for side in self._sides}
-        return [pin for pin in self._instance.interface_pins(self._place) if pin.partition("-")[2] in words]
+        return {int(pin.partition("-")[0]) for pin in self._instance.interface_pins() if _is_ours(pin)}
 
     def _is_there(self, index: int, side: Side, directory: Path) -> bool:
-        return (directory / "links" / self._name(index, side)).exists() and self._is_alive(index, side, directory)
+        return (directory / "links" / _name(index, side)).exists() and self._is_alive(index, side, directory)
 
     def _link(self, index: int, side: Side, directory: Path) -> None:
         program = self._instance.program(side.program)
         with short_grace_periods():
             link = libbpf.create_interface_link(program, index, side.tcx)
         try:
-            self._instance.keep_link(self._name(index, side), link, directory)
+            self._instance.keep_link(_name(index, side), link, directory)
         except KernelError:
             os.close(link)
             raise
 
     def _is_alive(self, index: int, side: Side, directory: Path) -> bool:
         """Whether the pinned link is at the interface that has this index here and now."""
-        state = libbpf.link_state(self._instance.link(self._name(index, side), directory))
+        state = libbpf.link_state(self._instance.link(_name(index, side), directory))
         return state.interface == index and state.program in libbpf.interface_programs(index, side.tcx)
 
     def _drop(self, name: str, directory: Path) -> None:
@@ -122,5 +108,10 @@ class TcxLinks:
                 libbpf.detach_link(link)
         self._instance.drop_link(name, directory)
 
-    def _name(self, index: int, side: Side) -> str:
-        return f"{self._place}/{index}-{side.word}"
+
+def _name(index: int, side: Side) -> str:
+    return f"interfaces/{index}-{side.word}"
+
+
+def _is_ours(pin: str) -> bool:
+    return pin.partition("-")[2] in {side.word for side in SIDES}
