@@ -52,7 +52,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
   sandbox_image = "{pause}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
+    snapshotter = "{snapshotter}"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
@@ -183,6 +183,7 @@ class Containerd:
     def __init__(self, own: Daemon) -> None:
         self.daemon = own
         self.socket = own.directory / "containerd.sock"
+        self.snapshotter = "overlayfs" if _has_overlays(own.directory) else "native"  # which copies each container's
         self._channel = grpc.insecure_channel(f"unix://{self.socket}", [("grpc.default_authority", "localhost")])
 
     def close(self) -> None:
@@ -211,7 +212,7 @@ class Containerd:
 
     def load(self, file: Path) -> None:
         """The images of an archive."""
-        self._images("import", "--snapshotter", "native", "--digests=false", str(file))
+        self._images("import", "--snapshotter", self.snapshotter, "--digests=false", str(file))
 
     def digest_of(self, image: str) -> str:
         """Its name by its digest, which it has from now on, as one that was pulled has it."""
@@ -266,11 +267,22 @@ def containerd_daemon() -> Iterator[Containerd]:
         _program(network / "bed", _NETWORK_PROGRAM)
         (network / "loopback").symlink_to(CNI_PROGRAMS / "loopback")
         settings = own.directory / "config.toml"
-        settings.write_text(_SETTINGS.format(directory=own.directory, socket=cri.socket, pause=PAUSE))
+        places = {"directory": own.directory, "socket": cri.socket, "snapshotter": cri.snapshotter}
+        settings.write_text(_SETTINGS.format(**places, pause=PAUSE))
         own.start("containerd", "--config", str(settings), "--log-level", "warn")
         own.wait_until(cri.is_ready)
         cri.image(PAUSE)
         yield cri
+
+
+def _has_overlays(directory: Path) -> bool:
+    """Whether a file system here can be below an overlay's; one that is an overlay itself cannot."""
+    place = directory / "overlay"
+    for name in ("lower", "upper", "work", "top"):
+        (place / name).mkdir(parents=True)
+    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+    line = ["unshare", "--mount", "mount", "-t", "overlay", "-o", options, "none", str(place / "top")]
+    return subprocess.run(line, capture_output=True).returncode == 0
 
 
 def _program(path: Path, script: str) -> None:

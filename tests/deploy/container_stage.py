@@ -274,11 +274,13 @@ def session_file(stage: AgentStage, subject: str, **changed: Any) -> str:
 
 
 def soon(is_so: Callable[[], Any], within_s: float = SO_S) -> None:
-    """Waits for it."""
-    deadline = time.monotonic() + within_s
+    """Waits for it. A look that starts programs shall not keep a core busy."""
+    asked = time.monotonic()
+    deadline = asked + within_s
     while not is_so():
         assert time.monotonic() < deadline, "not so in time"
-        time.sleep(0.02)
+        time.sleep(max(0.02, min(2 * (time.monotonic() - asked), 0.5)))
+        asked = time.monotonic()
 
 
 def has_tools() -> str | None:

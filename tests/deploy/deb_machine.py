@@ -64,11 +64,13 @@ class Machine:
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
 
     def wait_until(self, is_so: Callable[[], bool], within_s: float = 30.0) -> None:
-        """Waits for it."""
-        end = time.monotonic() + within_s
+        """Waits for it. A look that starts programs shall not keep a core busy."""
+        asked = time.monotonic()
+        end = asked + within_s
         while not is_so():
             assert time.monotonic() < end, f"not so within {within_s} s: {self.log('exeat')[-2000:]}"
-            time.sleep(0.05)
+            time.sleep(max(0.05, min(3 * (time.monotonic() - asked), 1.0)))
+            asked = time.monotonic()
 
 
 @contextmanager

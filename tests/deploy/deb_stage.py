@@ -5,7 +5,7 @@ resolver     knows both by name; /etc/resolv.conf of the machine names it
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,11 +114,9 @@ class DebStage:
 
     def wait_for_agent(self, other_than: int) -> None:
         """Until another one is ready."""
-        state: Callable[[], tuple[str, bool]] = lambda: (  # noqa: E731
-            self.machine.show(UNIT, "ActiveState"),
-            self.agent() != other_than,
+        self.machine.wait_until(
+            lambda: self.machine.show(UNIT, "ActiveState") == "active" and self.agent() != other_than, 90
         )
-        self.machine.wait_until(lambda: state() == ("active", True), 90)
 
 
 @contextmanager

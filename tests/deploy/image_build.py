@@ -74,8 +74,6 @@ def built_images(version: str, place: Path) -> dict[str, Path]:
         tag = f"exeat/{target}:{version}"
         words = ["bud", "--isolation=chroot", "--network=host", "--layers", f"--build-arg=BASE={_BASE}"]
         storage(*words, f"--file={context / _DOCKERFILE}", f"--target={target}", f"--tag={tag}", str(context))
-        # One layer: who loads it copies it once.
-        storage("commit", "--quiet", "--squash", "--rm", storage("from", tag), tag)
         made[target] = place / f"{target}.tar"
         storage("push", "--quiet", tag, f"docker-archive:{made[target]}:{tag}")
     shutil.rmtree(storage.directory, ignore_errors=True)

@@ -10,18 +10,20 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import yaml
 
-from bed import Bed, Dns, Host, Tcp, Tls, run_in
-from bed.container_wire import connect
+from bed import Bed, Dns, Host, Tcp, Tls, container_wire, run_in
 from bed.containerd import Containerd, CriContainer, containerd_daemon
 from deploy.chart_render import KUBERNETES, ask
 from deploy.container_stage import IMAGE, furnish
 from deploy.image_pod import NODE_NAME, Node, Objects, RunningPod, run_pod
+from exeat.control.client import connect, trouble_at
+from exeat.v1.agent_pb2 import ListWorkloadsRequest
 
 READY_S = 90.0  # how long the compiler may take on a busy machine
 # Found before the real one: the daemon begins in its own mount namespace already, and not yet in the node's network.
@@ -52,9 +54,19 @@ class Stage:
     shop: Host
     evil: Host
     resolver: Host
+    _manifests: dict[tuple[bool, bool], list[dict[str, Any]]] = field(default_factory=dict)
 
     def objects(self, *, detach: bool = False, plane: bool = False) -> Objects:
         """The chart, for this node: with a policy in a file, or with a plane that has it."""
+        return Objects(self.manifests(detach=detach, plane=plane), self.secrets() if plane else {})
+
+    def manifests(self, *, detach: bool = False, plane: bool = False) -> list[dict[str, Any]]:
+        """The same without the secrets, rendered once."""
+        if (detach, plane) not in self._manifests:
+            self._manifests[detach, plane] = self._rendered(detach, plane)
+        return self._manifests[detach, plane]
+
+    def _rendered(self, detach: bool, plane: bool) -> list[dict[str, Any]]:
         settings = {"runtimes": {"docker": "off", "podman": "off", "cri": [str(self.cri.socket)]}}
         agent = {
             "settings": settings,
@@ -64,8 +76,7 @@ class Stage:
         }
         (answer,) = ask([{"values": {"plane": {"enabled": plane, "cluster": False}, "agent": agent}}])
         texts = [text for name, text in answer["manifests"].items() if name.endswith(".yaml")]
-        objects = [each for text in texts for each in yaml.safe_load_all(text) if isinstance(each, dict)]
-        return Objects(objects, self.secrets() if plane else {})
+        return [each for text in texts for each in yaml.safe_load_all(text) if isinstance(each, dict)]
 
     def secrets(self) -> dict[str, dict[str, bytes]]:
         """Made by the script once, then the same ones."""
@@ -87,7 +98,7 @@ class Stage:
     def is_ready(self, pod: RunningPod, kind: str = "DaemonSet") -> bool:
         """As kubelet asks: where the manifest says."""
         assert pod.is_running, pod.said()
-        container = self.objects(plane=True).one(kind)["spec"]["template"]["spec"]["containers"][0]
+        container = Objects(self.manifests(plane=True)).one(kind)["spec"]["template"]["spec"]["containers"][0]
         probe = container["readinessProbe"]["httpGet"]
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
         host = f"{probe.get('host', '127.0.0.1')}:{ports.get(probe['port'], probe['port'])}"
@@ -95,10 +106,18 @@ class Stage:
         quiet = ["--silent", "--insecure", "--noproxy", "*", "--output", "/dev/null", "--write-out", "%{http_code}"]
         return run_in(self.bed, ["curl", *quiet, "--max-time", "3", url]).stdout.strip() == "200"
 
+    def workloads(self) -> list[str]:
+        """What the agent judges, asked over its socket on the node; nothing, while it does not listen."""
+        socket = self.node.path("/run/exeat/agent.sock")
+        if trouble_at(socket):
+            return []
+        with connect(socket) as agent:
+            return [one.name for one in agent.list_workloads(ListWorkloadsRequest()).workloads]
+
     def container(self, name: str, namespace: str, **labels: str) -> CriContainer:
         """One of a pod of somebody's, with a way to the hosts."""
         pod = self.cri.pod(name, namespace, labels)
-        connect(self.bed, pod.pid)
+        container_wire.connect(self.bed, pod.pid)
         container = pod.run(IMAGE, tools=True)
         furnish(container)
         return container

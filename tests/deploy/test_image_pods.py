@@ -48,7 +48,7 @@ def pods(stage: Stage) -> list[RunningPod]:
 def coder(stage: Stage, pods: list[RunningPod]) -> CriContainer:
     """A container of a pod that a policy names."""
     container = stage.container("coder-1", "ml", app="coder")
-    soon(lambda: CODER in workloads(pods[-1]), READY_S)
+    soon(lambda: CODER in stage.workloads(), READY_S)
     return container
 
 

@@ -27,14 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from bed import Bed, Dns, Finished, Host, Tcp, Tls, call_in, missing_capability, run_in, start_in
 from e2e.guard import remove_cgroup
 from e2e.left_over import end_what_was_left
 from exeat.control.asking import AgentClient
 from exeat.control.client import connect, trouble_at
-from exeat.kernel.filesystems import mount_point
+from exeat.errors import AgentUnavailable
+from exeat.kernel.filesystems import bpf_root, mount_point
 from exeat.kernel.instance import remove_instance
+from exeat.kernel.programs import ENFORCING
 
 EXEAT = (sys.executable, "-m", "exeat.cli.main")
 _OWNER = os.getpid()
@@ -144,6 +147,27 @@ class AgentStage:
         if wait:
             self.wait_until(lambda: trouble_at(self.socket) is None, START_S)
 
+    def wait_for_new_programs(self, home: Path) -> None:
+        """Returns when an agent that has just started is about to attach what it had compiled. `home`: of its pins."""
+        incoming = home / "incoming"
+
+        def are_there() -> bool:
+            try:
+                return len(os.listdir(incoming)) >= len(ENFORCING) - 3  # while the last ones are loaded we look again
+            except FileNotFoundError:
+                return True  # they have been taken in
+
+        self.wait_until(incoming.exists, START_S)
+        self.wait_until(are_there, START_S)
+
+    def wait_for_guest_programs(self) -> None:
+        """Returns when those are in the kernel that an agent has compiled after its start, for guests to come.
+
+        The agents of stages to come take them over; each that is killed meanwhile leaves the work to the next one.
+        """
+        mark = f"*/{INSTANCE}/guests-build-*"
+        self.wait_until(lambda: any((bpf_root() / "exeat").glob(mark)), START_S)
+
     def stop(self) -> None:
         """Ends it as systemd does."""
         self._end(signal.SIGTERM)
@@ -161,6 +185,19 @@ class AgentStage:
         """The local API."""
         with connect(self.socket) as client:
             yield client
+
+    def status(self) -> Any:
+        """What `exeat status -o json` tells, asked without the start of a program."""
+        with self.client() as client:
+            told = client.get_status()
+        return MessageToDict(told, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+    def answers(self) -> bool:
+        """Whether the agent says how it is."""
+        try:
+            return bool(self.status())
+        except AgentUnavailable:
+            return False
 
     def exeat(self, *arguments: str, check: bool = True) -> Finished:
         """A command of the operator's."""
@@ -187,7 +224,7 @@ class AgentStage:
             if time.monotonic() - began > within_s:
                 raise AssertionError(f"not so within {within_s} s: {self.said()[-2000:]}")
             took_s = time.monotonic() - asked
-            time.sleep(max(0.005, min(took_s, 0.3)))  # a question that starts a program shall not keep a core busy
+            time.sleep(max(0.005, min(3 * took_s, 0.3)))  # a question that starts a program shall not keep a core busy
             asked = time.monotonic()
         return time.monotonic() - began
 

@@ -2,9 +2,12 @@
 
 python -m e2e.agent_traffic hold '{"address": ..., "name": ..., "resolver": ...}'   until standard input ends
 python -m e2e.agent_traffic hammer '{...}'
+
+A letter on standard input changes the pace: w, walk; r, run again.
 """
 
 import json
+import os
 import select
 import socket
 import ssl
@@ -12,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from typing import Any
 from bed import Bed, Host, start_in
 from e2e.gatekeeper import SOMEBODY, fetch, look_up
 
-_PAUSE_S = 0.003
+_PAUSES_S = {b"r": 0.003, b"w": 0.1}
 _HANG_S = 10.0  # an echo that takes longer never comes
 _BRIEF_S = 0.5
 
@@ -46,6 +50,21 @@ class Traffic:
         """Returns when it has begun."""
         assert self.process.stdout
         assert self.process.stdout.readline() == "up\n"
+
+    @contextmanager
+    def at_a_walk(self) -> Iterator[None]:
+        """While nothing happens but that a compiler works, which needs the cores, too."""
+        self._say("w")
+        try:
+            yield
+        finally:
+            self._say("r")
+
+    def _say(self, letter: str) -> None:
+        assert self.process.stdin
+        with suppress(BrokenPipeError):  # it has ended, and finish() tells of what
+            self.process.stdin.write(letter)
+            self.process.stdin.flush()
 
     def finish(self) -> Any:
         """Ends it; what it tells."""
@@ -80,8 +99,19 @@ def start_traffic(bed: Bed, cgroup: Path, what: str, where: dict[str, object]) -
     return Traffic(start_in(bed, line, cgroup=cgroup, env={"PYTHONPATH": tests}, **pipes), bed)
 
 
-def _is_over() -> bool:
-    return bool(select.select([sys.stdin], [], [], _PAUSE_S)[0])
+class _Pace:
+    """Of a program: how long it rests between two rounds."""
+
+    def __init__(self) -> None:
+        self._pause_s = _PAUSES_S[b"r"]
+
+    def is_over(self) -> bool:
+        """Rests; whether standard input has ended."""
+        if not select.select([sys.stdin], [], [], self._pause_s)[0]:
+            return False
+        letter = os.read(sys.stdin.fileno(), 1)
+        self._pause_s = _PAUSES_S.get(letter, 0)
+        return not letter
 
 
 def hold(where: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +127,8 @@ def hold(where: dict[str, Any]) -> dict[str, Any]:
     plain.sendall(b"greet\n")
     _read_until(plain, b"greet\n")
     print("up", flush=True)
-    while not _is_over():
+    pace = _Pace()
+    while not pace.is_over():
         began = time.monotonic()
         try:
             line = b"%0200d\n" % told.plain  # a smaller packet of a socket that nobody judges leaves no stamp on it
@@ -129,7 +160,8 @@ def hammer(where: dict[str, Any]) -> dict[str, Any]:
     told: Counter[str] = Counter()
     ways = _ways(where)
     print("up", flush=True)
-    while not _is_over():
+    pace = _Pace()
+    while not pace.is_over():
         for name, way in ways.items():
             told[f"{name} {_outcome(way)}"] += 1
     return dict(told)

@@ -20,25 +20,25 @@ from e2e.agent_stage import EXEAT, INSTANCE, AgentStage, open_agent_stage, say
 from e2e.agent_traffic import everywhere, start_traffic
 from exeat.kernel import libbpf
 from exeat.kernel.entries import NetworkKey
-from exeat.kernel.instance import Instance
+from exeat.kernel.instance import Instance, remove_instance
 from exeat.kernel.takeover import policies_left
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """This exeat, from a place of its own."""
-    return as_it_is(tmp_path_factory.mktemp("build") / "one")
+    """This exeat, from a place of its own; all its programs are in the kernel, for each stage to take over."""
+    environment = as_it_is(tmp_path_factory.mktemp("build") / "one")
+    with open_agent_stage() as stage:
+        stage.environment = environment
+        stage.start()
+        stage.wait_for_guest_programs()
+    return environment
 
 
 @pytest.fixture
-def programs_kept() -> None:
-    """Asked for by tests that have nothing to do with programs and pins: those of the stage before are taken over."""
-
-
-@pytest.fixture
-def stage(build: dict[str, str], request: pytest.FixtureRequest) -> Iterator[AgentStage]:
+def stage(build: dict[str, str]) -> Iterator[AgentStage]:
     """A workload that a policy's subject names, and one that will be registered; no agent yet."""
-    with open_agent_stage(keeps_programs="programs_kept" in request.fixturenames) as stage:
+    with open_agent_stage() as stage:
         stage.environment = dict(build)
         stage.write(
             "coder", stage.policy("coder", stage.rules(stage.shop), subject=stage.path(stage.cgroup("coder-1")))
@@ -77,12 +77,16 @@ def is_enforced(stage: AgentStage, *names: str) -> None:
         assert stage.run(lambda: say(stage.evil.address4), stage.top / name) == "EPERM"
 
 
+def is_well(stage: AgentStage) -> bool:
+    """Whether the agent answers and has nothing to complain about."""
+    return stage.answers() and not complaints(stage)
+
+
 def complaints(stage: AgentStage) -> str:
     """All of them."""
-    return "\n".join(stage.json("status").get("complaints", []))
+    return "\n".join(stage.status()["complaints"])
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_files_that_cannot_be_read_are_said_and_change_nothing(stage: AgentStage) -> None:
     """Of the state, whatever stands in them: the kernel knows who is judged, and by what."""
     state = stage.directory / "run" / "state"
@@ -109,7 +113,6 @@ def test_files_that_cannot_be_read_are_said_and_change_nothing(stage: AgentStage
     is_enforced(stage)
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stage: AgentStage) -> None:
     """Nobody knows whom the file meant: until it is mended, those who were judged are judged."""
     stage.start()
@@ -137,7 +140,6 @@ def test_a_bad_policy_without_a_good_copy_leaves_its_workloads_as_they_were(stag
     assert stage.evil.count().connections == 0
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_directories_that_vanish_are_made_anew(stage: AgentStage) -> None:
     """Changes and registrations go on; the agent after this one knows them."""
     stage.start()
@@ -155,7 +157,6 @@ def test_directories_that_vanish_are_made_anew(stage: AgentStage) -> None:
     is_enforced(stage)
 
 
-@pytest.mark.usefixtures("programs_kept")
 @pytest.mark.parametrize("which", ["run", "lib"])
 def test_a_full_disk_keeps_nobody_from_enforcing(stage: AgentStage, which: str) -> None:
     """What need not be kept is done and said; what must be kept is refused. With room again, all is well."""
@@ -183,7 +184,6 @@ def test_a_full_disk_keeps_nobody_from_enforcing(stage: AgentStage, which: str) 
         stage.kill()
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_what_ends_ends_also_when_the_disk_is_full(stage: AgentStage) -> None:
     """The end of a mode and of an allowance cannot be written down: it happens."""
     with small_disk(stage.directory / "run"):
@@ -196,11 +196,10 @@ def test_what_ends_ends_also_when_the_disk_is_full(stage: AgentStage) -> None:
         fill(stage.directory / "run")
         time.sleep(4.5)
         is_enforced(stage)
-        assert stage.json("status")["workloads"] == 2
+        assert stage.status()["workloads"] == 2
         stage.kill()
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_the_wall_clock_may_jump(stage: AgentStage) -> None:
     """What ends by the clock ends when it says so, forward or back, also where it was set while nobody ran."""
     ahead = stage.directory / "ahead"
@@ -216,7 +215,7 @@ def test_the_wall_clock_may_jump(stage: AgentStage) -> None:
         with (stage.directory / "out").open("a") as out:
             config = str(stage.directory / "exeat.yaml")
             stage.process = start_in(stage.bed, [*line, config], env=environment, stdout=out, stderr=out)
-        stage.wait_until(lambda: stage.exeat("status", check=False).returncode in (0, 1), 60)
+        stage.wait_until(stage.answers, 60)
 
     def reach(expected: str) -> bool:
         assert stage.run(lambda: say(stage.shop.address4), stage.top / "coder-1") == "hello"
@@ -236,7 +235,7 @@ def test_the_wall_clock_may_jump(stage: AgentStage) -> None:
     ahead.write_text("0")
     start()
     assert reach("hello")
-    assert int(stage.json("status")["in_control_ms"]) < 30_000
+    assert stage.status()["in_control_ms"] < 30_000
 
 
 def test_pins_that_somebody_removes_come_back(stage: AgentStage) -> None:
@@ -251,7 +250,7 @@ def test_pins_that_somebody_removes_come_back(stage: AgentStage) -> None:
     build = Instance(INSTANCE).build()
     stage.kill()
     stage.start()
-    assert stage.json("status")["programs"] == build
+    assert stage.status()["programs"] == build
     assert complaints(stage) == ""
     is_enforced(stage)
     assert hammer.finish()["connect PermissionError"] > 3
@@ -294,7 +293,6 @@ def test_some_pins_removed_while_nobody_runs_leave_no_gap(stage: AgentStage, par
         stage.wait_until(lambda: len(list(homes.glob(f"*/{INSTANCE}"))) == 1)
 
 
-@pytest.mark.usefixtures("programs_kept")
 def test_a_second_agent_refuses_and_harms_nobody(stage: AgentStage) -> None:
     """Also where both start in the same moment."""
     stage.start()
@@ -311,18 +309,19 @@ def test_a_second_agent_refuses_and_harms_nobody(stage: AgentStage) -> None:
     several = [start_in(stage.bed, line, env=environment, **pipes) for _ in range(3)]
     stage.wait_until(lambda: sum(one.poll() is None for one in several) == 1, 20)
     stage.process = next(one for one in several if one.poll() is None)
-    stage.wait_until(lambda: stage.exeat("status", check=False).returncode == 0, 20)
+    stage.wait_until(lambda: is_well(stage), 20)
     is_enforced(stage, "coder-1")
 
 
 def test_signals_during_the_start_are_heeded_when_it_is_done(stage: AgentStage) -> None:
     """SIGHUP ends nothing; SIGTERM ends the agent as ever, and what it had pinned enforces on."""
     links = Instance(INSTANCE).directory / "maps"
+    remove_instance(INSTANCE)  # so that the start takes long
     stage.start(wait=False)
     stage.wait_until(links.exists, 20)
     assert stage.process
     os.kill(stage.process.pid, signal.SIGHUP)
-    stage.wait_until(lambda: stage.exeat("status", check=False).returncode == 0, 60)
+    stage.wait_until(lambda: is_well(stage), 60)
     is_enforced(stage, "coder-1")
     stage.stop()
     unpin()

@@ -63,14 +63,16 @@ def test_a_denial_is_told_while_the_command_runs(stage: Stage) -> None:
 
 
 def test_verdicts_are_lines_of_json_with_every_field_and_are_appended(stage: Stage) -> None:
-    """Allowed, denied by name, denied by address; two runs into one file."""
-    path = stage.directory / "verdicts.json"
+    """Allowed, denied by name, denied by address, behind what stood in the file."""
+    path = stage.file("verdicts.json", '{"kept": 1}\n')
     script = "; ".join(call(stage, name) for name in ("v4.shop.test", "v6.evil.test", "far4.shop.test"))
     began = datetime.now(UTC)
-    for _ in range(2):
-        assert "exeat: 1 allowed, 2 denied" in stage.run("sh", "-c", script, options=("--verdicts", str(path))).stderr
-    lines = verdicts(path)
-    assert len(lines) == 6
+    ran = stage.run("sh", "-c", f"id -u; id -g; {script}", options=("--verdicts", str(path)))
+    assert "exeat: 1 allowed, 2 denied" in ran.stderr
+    assert ran.stdout == "0\n0\nI am v4.shop.test\n"
+    kept, *lines = verdicts(path)
+    assert kept == {"kept": 1}
+    assert len(lines) == 3
     for line in lines:
         assert line.keys() == KEYS
         assert began <= datetime.fromisoformat(line["time"][:26] + "+00:00") <= datetime.now(UTC)
@@ -84,15 +86,14 @@ def test_verdicts_are_lines_of_json_with_every_field_and_are_appended(stage: Sta
         assert line["protocol"] == "tcp"
         assert 0 < line["judged_us"] < 100_000
         assert line["detail"] is None
-    assert [(line["verdict"], line["reason"], line["hook"], line["rule"], line["name"]) for line in lines[:3]] == [
+    assert [(line["verdict"], line["reason"], line["hook"], line["rule"], line["name"]) for line in lines] == [
         ("FORWARDED", "name_allowed", "hello", "shop", "v4.shop.test"),
         ("DROPPED", "name_not_allowed", "hello", None, "v6.evil.test"),
         ("DROPPED", "address_not_allowed", "connect", None, None),
     ]
     hosts = (stage.shop.address4, stage.evil.address6, stage.far.address4)
-    assert [line["destination"] for line in lines[:3]] == [{"address": address, "port": 443} for address in hosts]
+    assert [line["destination"] for line in lines] == [{"address": address, "port": 443} for address in hosts]
     assert all(line["bytes"] > 200 for line in lines[:2])
-    assert lines[0]["workload"] != lines[3]["workload"]
 
 
 def test_a_verdicts_file_that_takes_no_more_is_an_error_at_the_end(stage: Stage) -> None:
