@@ -408,7 +408,7 @@ def test_no_old_call_gets_a_frame_past_the_hosts_queue(ground: Ground) -> None:
 
 
 def has_a_gate(space: Namespace) -> bool:
-    """Whether the agent has entered it: before it listens there, it has frames stopped."""
+    """Whether the agent has entered it: next, it has frames stopped."""
     return bool(space.command("ss", "-Huln").strip())
 
 
@@ -427,6 +427,7 @@ def test_nor_past_that_of_a_containers_loopback(ground: Ground) -> None:
         ground.sink.reset()
         start_in(stage.bed, ["sleep", "60"], cgroup=ground.managed, at=space)
         stage.wait_until(lambda: has_a_gate(space), ENTERED_S)
+        time.sleep(NOTED_S)
         for cgroup in (ground.managed, ground.free):
             assert not isinstance(ground.by(cgroup, send, space), str), "it is told nothing"
         ground.by(ground.free, send_by("uplink", frame_to(ground.sink.address4)))

@@ -190,16 +190,16 @@ class Looks:
         walk.seen.add(inode)
         bound.unseen.pop(inode, None)
         is_new = inode not in bound.namespaces
-        try:
-            if inode != self._own_namespace:
-                self._enter(inode, pid, is_new=is_new)
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        except (OSError, KernelError) as error:
-            self.complaint = f"{bound.name} is in a network namespace where its frames are not stopped: {error}"
-            walk.is_whole = False
         if is_new:
             walk.is_whole = self._open_in(bound, inode, pid) and walk.is_whole
+        if inode != self._own_namespace:
+            try:
+                self._enter(inode, pid, is_new=is_new)
+            except (FileNotFoundError, ProcessLookupError):
+                return  # it has gone
+            except (OSError, KernelError) as error:
+                self.complaint = f"{bound.name} is in a network namespace where its frames are not stopped: {error}"
+                walk.is_whole = False
 
     def _leave(self, bound: Bound, seen: set[int]) -> None:
         """Where nobody of the workload was seen twice in a row, its gate ends."""
