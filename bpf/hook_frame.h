@@ -52,10 +52,10 @@ static __always_inline int judge_frame(struct __sk_buff *skb, bool is_leaving) {
   struct stamp *stamp;
   __u64 epoch;
 
-  if (!sk)
+  if (!sk || is_judged_elsewhere(skb, sk, is_leaving))
     return FRAME_GOES_ON;
   sk = bpf_sk_fullsock(sk);
-  if (!sk || is_judged_elsewhere(skb, sk, is_leaving))
+  if (!sk)
     return FRAME_GOES_ON;
   epoch = epoch_now();
   stamp = stamps.sk_storage_get(sk, 0, 0);

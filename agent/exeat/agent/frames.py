@@ -77,7 +77,6 @@ class Frames:
 
     def mend(self, now_ns: int) -> None:
         """Attaches again where somebody took programs away, and lets go of what has gone."""
-        self.work()
         if not self._guard.is_possible or (now_ns < self._mend_due_ns and not self._troubles):
             return
         self._mend_due_ns = now_ns + _MEND_NS

@@ -179,9 +179,13 @@ class Instance:
         return self._pins.open(f"links/{name}", directory)
 
     def keep_link(self, name: str, fd: int, directory: Path) -> None:
-        """Pins what is new; its file descriptor is held, and no more the caller's."""
-        (directory / "links" / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        libbpf.pin(fd, str(directory / "links" / name))
+        """Pins what is new; its file descriptor is held, and no more the caller's, also where that fails."""
+        try:
+            (directory / "links" / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            libbpf.pin(fd, str(directory / "links" / name))
+        except (KernelError, OSError):
+            os.close(fd)
+            raise
         self._pins.keep(f"links/{name}", fd)
 
     def drop_link(self, name: str, directory: Path) -> None:

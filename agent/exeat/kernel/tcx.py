@@ -4,7 +4,6 @@ A link outlives its interface as a pin that is attached to nothing. An index may
 another network namespace and keep its own: whether ours is attached is asked of the interface, too.
 """
 
-import os
 from pathlib import Path
 
 from exeat.errors import KernelError
@@ -90,11 +89,7 @@ class TcxLinks:
         program = self._instance.program(side.program)
         with short_grace_periods():
             link = libbpf.create_interface_link(program, index, side.tcx)
-        try:
-            self._instance.keep_link(_name(index, side), link, directory)
-        except KernelError:
-            os.close(link)
-            raise
+        self._instance.keep_link(_name(index, side), link, directory)
 
     def _is_alive(self, index: int, side: Side, directory: Path) -> bool:
         """Whether the pinned link is at the interface that has this index here and now."""
