@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +214,17 @@ class AgentStage:
     def run(self, function: Callable[[], Any], cgroup: Path, **how: Any) -> Any:
         """Calls a function inside a workload."""
         return call_in(self.bed, function, cgroup=cgroup, **how)
+
+    @contextmanager
+    def running(self, line: Sequence[str], cgroup: Path, **how: Any) -> "Iterator[subprocess.Popen[str]]":
+        """A program as a workload, which is ended at last."""
+        with start_in(self.bed, line, cgroup=cgroup, **how) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+                self.bed.disown(process)
 
     def wait_until(self, is_so: Callable[[], bool], within_s: float = SO_S) -> float:
         """Waits for it; how long it took."""

@@ -1,6 +1,5 @@
 """Frames of packet sockets, which pass no hook of a cgroup: stopped at interfaces, on the host and in containers."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bed import Host, Udp
+from bed import Host
 from bed.frames import (
     DATA,
     NO_MAC,
@@ -21,9 +20,9 @@ from bed.frames import (
 )
 from bed.namespace import Namespace
 from bed.network import lay_line
-from e2e.agent_stage import AgentStage, open_agent_stage
+from e2e.agent_stage import AgentStage
+from e2e.frame_stage import free_cgroup, managed_cgroup, open_frame_stage
 from e2e.guard import remove_cgroup
-from exeat.kernel.tcx import has_tcx
 
 OUTER_MAC, INNER_MAC = "02:00:5e:00:53:21", "02:00:5e:00:53:22"
 ELSEWHERE = "198.51.100.77"  # nobody's
@@ -32,13 +31,8 @@ ELSEWHERE = "198.51.100.77"  # nobody's
 @pytest.fixture(scope="module")
 def opened() -> Iterator[tuple[AgentStage, Host]]:
     """An agent whose policy allows nothing but a name, and a host that counts datagrams."""
-    if not has_tcx():
-        pytest.skip("this kernel has no tcx")
-    with open_agent_stage() as stage:
-        sink = stage.bed.add("sink", Udp(PORT))
-        stage.write("coder", stage.policy("coder", stage.names("a.shop.test")))
-        stage.start()
-        yield stage, sink
+    with open_frame_stage() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -62,18 +56,14 @@ def sink(opened: tuple[AgentStage, Host]) -> Host:
 @pytest.fixture
 def managed(stage: AgentStage) -> Path:
     """A cgroup under the policy."""
-    cgroup = stage.cgroup("sender")
-    stage.wait_until(lambda: stage.exeat("workloads", stage.path(cgroup), check=False).returncode == 0)
-    return cgroup
+    return managed_cgroup(stage, "sender")
 
 
 @pytest.fixture
 def free(stage: AgentStage) -> Iterator[Path]:
     """A cgroup that no policy is for."""
-    cgroup = stage.top.parent / f"exeat-agents-{os.getpid()}-free"
-    cgroup.mkdir()
-    yield cgroup
-    remove_cgroup(cgroup)
+    with free_cgroup(stage) as cgroup:
+        yield cgroup
 
 
 @pytest.fixture

@@ -135,13 +135,8 @@ def plane(stage: AgentStage) -> Iterator[RealPlane]:
 def speaking(stage: AgentStage, cgroup: Path, count: int, first: int = FIRST) -> "Iterator[subprocess.Popen[str]]":
     """Denied connects, each to the next port."""
     line = [sys.executable, "-c", SPEAK, stage.evil.address4, *map(str, (first, count, PAUSE_S))]
-    with start_in(stage.bed, line, cgroup=cgroup, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-            stage.bed.disown(process)
+    with stage.running(line, cgroup, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
 
 
 def ended(speaker: "subprocess.Popen[str]") -> int:

@@ -48,13 +48,8 @@ for number in range(count):
 def speaking(stage: AgentStage, cgroup: Path, count: int, every: int) -> "Iterator[subprocess.Popen[str]]":
     """Denied connects, each to the next port."""
     line = [sys.executable, "-c", SPEAK, stage.evil.address4, str(FIRST), str(count), str(every)]
-    process = start_in(stage.bed, line, cgroup=cgroup)
-    try:
+    with stage.running(line, cgroup) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        stage.bed.disown(process)
 
 
 @contextmanager

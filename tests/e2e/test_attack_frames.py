@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from bed import Host, Udp
+from bed import Host
 from bed.client import start_in
 from bed.frames import (
     DATA,
@@ -33,11 +33,11 @@ from bed.frames import (
 from bed.namespace import Namespace
 from bed.network import CLIENT4, UPLINK_MAC, WIRE_MAC, ip_batch, lay_line
 from e2e import uring
-from e2e.agent_stage import AgentStage, open_agent_stage
+from e2e.agent_stage import AgentStage
 from e2e.escapes import Steps, got
+from e2e.frame_stage import free_cgroup, managed_cgroup, open_frame_stage
 from e2e.frame_ways import ANSWERS, BLOCK, PACKET_VNET_HDR, WAYS, checked, opened
 from e2e.guard import remove_cgroup
-from exeat.kernel.tcx import has_tcx
 
 GSO_UDP_L4, NEEDS_CSUM = 5, 1  # linux/virtio_net.h
 MAP_32BIT = 0x40  # asm/mman.h
@@ -93,19 +93,8 @@ class Ground:
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Ground]:
     """With everything up."""
-    if not has_tcx():
-        pytest.skip("this kernel has no tcx")
-    with open_agent_stage() as stage:
-        sink = stage.bed.add("sink", Udp(PORT))
-        stage.write("coder", stage.policy("coder", stage.names("a.shop.test")))
-        stage.start()
-        managed, free = stage.cgroup("attacker"), stage.top.parent / f"exeat-agents-{os.getpid()}-free"
-        free.mkdir()
-        try:
-            stage.wait_until(lambda: stage.exeat("workloads", stage.path(managed), check=False).returncode == 0)
-            yield Ground(stage, sink, managed, free)
-        finally:
-            remove_cgroup(free)
+    with open_frame_stage() as (stage, sink), free_cgroup(stage) as free:
+        yield Ground(stage, sink, managed_cgroup(stage, "attacker"), free)
 
 
 @pytest.fixture(scope="module")
@@ -307,30 +296,28 @@ def test_a_socket_that_spoke_before_the_policy_is_silent_after(ground: Ground) -
         remove_cgroup(cgroup)
 
 
-def test_a_socket_stays_whose_it_is_wherever_it_goes(ground: Ground) -> None:
-    """Its process leaves the cgroup before it sends."""
-    frame, procs = frame_to(ground.sink.address4), ground.free / "cgroup.procs"
+def send_from(cgroup: Path, frame: bytes) -> Callable[[], None]:
+    """By a process that goes to this cgroup when it has its socket."""
 
-    def leave() -> None:
+    def act() -> None:
         sock = opened("uplink")
-        procs.write_text("0")
+        (cgroup / "cgroup.procs").write_text("0")
         sock.send(frame)
 
-    assert ground.send(leave) == "ENOBUFS"
+    return act
+
+
+def test_a_socket_stays_whose_it_is_wherever_it_goes(ground: Ground) -> None:
+    """Its process leaves the cgroup before it sends."""
+    assert ground.send(send_from(ground.free, frame_to(ground.sink.address4))) == "ENOBUFS"
 
 
 @pytest.mark.xfail(strict=True, reason="a frame is judged by where its socket was made, not by who sends it")
 def test_a_socket_that_was_brought_along_is_no_way_out(ground: Ground) -> None:
     """Its process enters the cgroup before it sends; a UDP socket is refused then."""
-    frame, procs = frame_to(ground.sink.address4), ground.managed / "cgroup.procs"
-
-    def enter() -> None:
-        sock = opened("uplink")
-        procs.write_text("0")
-        sock.send(frame)
-
+    frame = frame_to(ground.sink.address4)
     ground.sink.reset()
-    ground.by(ground.free, enter)
+    ground.by(ground.free, send_from(ground.managed, frame))
     ground.by(ground.free, send_by("uplink", frame))
     ground.stage.wait_until(lambda: DATA in ground.sink.datagrams(), ARRIVES_S)
     assert ground.sink.datagrams() == [DATA]
